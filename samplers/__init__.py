@@ -1,0 +1,1 @@
+"""Published sampling methods, one file each."""
