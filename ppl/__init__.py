@@ -1,1 +1,85 @@
-"""Define a target once, as an energy; run any sampler on it; judge the draws."""
+"""Define a target once, as an energy; run any sampler on it; judge the draws.
+
+Names are resolved on first use, so that ``import ppl`` costs little more than JAX and NumPyro.
+"""
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ppl import diagnostics as diagnostics
+    from ppl.draws import Draws as Draws
+    from ppl.draws import Estimate as Estimate
+    from ppl.draws import load as load
+    from ppl.energy import Energy as Energy
+    from ppl.energy import Prior as Prior
+    from ppl.energy import TargetError as TargetError
+    from ppl.energy import from_distribution as from_distribution
+    from ppl.energy import from_energy as from_energy
+    from ppl.energy import from_log_density as from_log_density
+    from ppl.energy import from_samples as from_samples
+    from ppl.energy import posterior as posterior
+    from ppl.energy import product as product
+    from ppl.energy import stack as stack
+    from ppl.energy import tempered as tempered
+    from ppl.energy import tilt as tilt
+    from ppl.inference import sample as sample
+    from ppl.inference import sample_batch as sample_batch
+    from ppl.program import from_numpyro as from_numpyro
+    from ppl.report.page import report as report
+    from ppl.sampler import DirectSampler as DirectSampler
+    from ppl.sampler import LearnedSampler as LearnedSampler
+    from ppl.sampler import MarkovKernel as MarkovKernel
+    from ppl.sampler import ParticleSampler as ParticleSampler
+    from ppl.sampler import load_sampler as load_sampler
+    from ppl.stopping import converged as converged
+    from ppl.stopping import elapsed as elapsed
+    from ppl.stopping import evaluations as evaluations
+
+_HOMES = {
+    "ppl.draws": ("Draws", "Estimate", "load"),
+    "ppl.energy": (
+        "Energy",
+        "Prior",
+        "TargetError",
+        "from_distribution",
+        "from_energy",
+        "from_log_density",
+        "from_samples",
+        "posterior",
+        "product",
+        "stack",
+        "tempered",
+        "tilt",
+    ),
+    "ppl.inference": ("sample", "sample_batch"),
+    "ppl.program": ("from_numpyro",),
+    "ppl.report.page": ("report",),
+    "ppl.sampler": (
+        "DirectSampler",
+        "LearnedSampler",
+        "MarkovKernel",
+        "ParticleSampler",
+        "load_sampler",
+    ),
+    "ppl.stopping": ("converged", "elapsed", "evaluations"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    if name == "__version__":
+        return metadata.version("ppl")
+    if name in ("diagnostics", "sharding", "weights"):
+        return import_module(f"ppl.{name}")
+    raise AttributeError(f"module 'ppl' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "diagnostics"]

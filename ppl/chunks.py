@@ -1,0 +1,232 @@
+"""The compiled loop: a chunk of steps, for Markov chains, particles and training alike.
+
+A chunk is one ``lax.while_loop`` with a traced trip count and an all-done stop. It writes what
+each step leaves behind into a fixed buffer, so one compilation serves every chunk length, every
+number of samples, warm-up and sampling. Sampler, target, keys and state are arguments: new data
+and new hyperparameters neither trace nor compile.
+
+The step keys are ``fold_in(fold_in(key, chain), t)`` with the global step ``t``: draws depend
+neither on where chunks end nor on how many there are.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax, random
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+
+from ppl.energy import Energy
+from ppl.sampler import LearnedSampler, ParticleSampler, Record, WarmUp, where
+
+
+class Program(eqx.Module):
+    """What one step of a chunk does, and when everything has arrived."""
+
+    @abstractmethod
+    def step(
+        self, keys: PRNGKeyArray, target: Energy, state: Any, t: Int[Array, ""]
+    ) -> tuple[Any, Any, "Tally"]:
+        """Return the new state, what to write into the buffer, and the counts."""
+
+    @abstractmethod
+    def done(self, state: Any) -> Bool[Array, ""]:
+        """Whether to stop before the chunk is full."""
+
+
+class Tally(eqx.Module):
+    """Counts summed over the steps of a chunk, also over those that thinning drops."""
+
+    evaluations: Int[Array, "2"]
+    diverging: Int[Array, ""]
+
+
+def tally(info: Any) -> Tally:
+    """Sum the evaluations and divergences of a batch of infos."""
+    return _sum(info.num_evaluations, getattr(info, "diverging", jnp.zeros((), bool)))
+
+
+def _sum(evaluations: Int[Array, "..."], diverging: Bool[Array, "..."]) -> Tally:
+    return Tally(
+        jnp.sum(jnp.reshape(evaluations, (-1, 2)), axis=0, dtype=jnp.int32),
+        jnp.sum(diverging, dtype=jnp.int32),
+    )
+
+
+# Programs -------------------------------------------------------------------------------------
+
+
+class MarkovState(eqx.Module):
+    """All chains, the kernel that moves them, and what its adaptation knows."""
+
+    kernel: Any
+    adaptation: Any
+    chains: Any
+
+
+class MarkovProgram(eqx.Module):
+    """Chains vmapped inside the step; adaptation switched off by the step number."""
+
+    warmup: WarmUp | None
+    num_warmup: Int[Array, ""]
+
+    def step(
+        self, keys: PRNGKeyArray, target: Energy, state: MarkovState, t: Int[Array, ""]
+    ) -> tuple[MarkovState, Record, Tally]:
+        step_keys = jax.vmap(random.fold_in, (0, None))(keys, t)
+        kernel, adaptation = state.kernel, state.adaptation
+        chains, info = jax.vmap(kernel.step, (0, None, 0))(step_keys, target, state.chains)
+        watched = ()
+        if self.warmup is not None:
+            adapting = t < self.num_warmup
+            tuned, learned = self.warmup.step(kernel, adaptation, info)
+            kernel = _where_arrays(adapting, tuned, kernel)
+            adaptation = _where_arrays(adapting, learned, adaptation)
+            watched = kernel.watch(chains)
+        lp = getattr(chains, "log_density", None)
+        info_fields = reported(info) | ({} if lp is None else {"lp": lp})
+        record = Record(chains.position, info_fields, watched)
+        return MarkovState(kernel, adaptation, chains), record, tally(info)
+
+    def done(self, state: MarkovState) -> Bool[Array, ""]:
+        return jnp.zeros((), bool)
+
+
+class ParticleProgram(eqx.Module):
+    """Independent runs vmapped inside the step; a run that has arrived stands still."""
+
+    sampler: ParticleSampler
+
+    def step(
+        self, keys: PRNGKeyArray, target: Energy, state: Any, t: Int[Array, ""]
+    ) -> tuple[Any, Any, Tally]:
+        step_keys = jax.vmap(random.fold_in, (0, None))(keys, t)
+        arrived = jax.vmap(self.sampler.done)(state)
+        new, info = jax.vmap(self.sampler.step, (0, None, 0))(step_keys, target, state)
+        state = jax.vmap(where)(arrived, state, new)
+        counted = jnp.where(arrived[:, None], 0, info.num_evaluations)
+        diverging = getattr(info, "diverging", jnp.zeros(arrived.shape, bool)) & ~arrived
+        history = reported(info) | {"arrived": arrived}
+        return state, history, _sum(counted, diverging)
+
+    def done(self, state: Any) -> Bool[Array, ""]:
+        return jnp.all(jax.vmap(self.sampler.done)(state))
+
+
+class LearnedProgram(eqx.Module):
+    """One optimiser update a step. Trainers are never vmapped: runs follow one another."""
+
+    sampler: LearnedSampler
+
+    def step(
+        self, keys: PRNGKeyArray, target: Energy, state: Any, t: Int[Array, ""]
+    ) -> tuple[Any, Any, Tally]:
+        state, info = self.sampler.step(random.fold_in(keys, t), target, state)
+        return state, reported(info), tally(info)
+
+    def done(self, state: Any) -> Bool[Array, ""]:
+        return self.sampler.done(state)
+
+
+def reported(info: Any) -> dict[str, Array]:
+    """Fields of an info as they appear in ``draws.stats``; the evaluations are summed apart."""
+    names = getattr(info, "_fields", None) or info.__dataclass_fields__
+    return {
+        name: getattr(info, name)
+        for name in names
+        if name != "num_evaluations" and eqx.is_array(getattr(info, name))
+    }
+
+
+def _where_arrays(condition: Bool[Array, ""], yes: Any, no: Any) -> Any:
+    """`where` over the arrays of two modules that share everything else."""
+    yes_arrays, _ = eqx.partition(yes, eqx.is_array)
+    no_arrays, rest = eqx.partition(no, eqx.is_array)
+    return eqx.combine(where(condition, yes_arrays, no_arrays), rest)
+
+
+# The loop -------------------------------------------------------------------------------------
+
+
+def chunk(
+    program: Any,
+    target: Energy,
+    keys: PRNGKeyArray,
+    state: Any,
+    start: Int[Array, ""],
+    count: Int[Array, ""],
+    thin: Int[Array, ""],
+    capacity: int,
+) -> tuple[Any, Any, Tally, Int[Array, ""], Bool[Array, ""]]:
+    """Run ``count`` steps from global step ``start``, keeping every ``thin``-th.
+
+    Returns
+    -------
+    state
+        After the last step.
+    buffer
+        What the steps left behind, leading axis ``capacity``; the first
+        ``steps_done // thin`` rows are meant.
+    tally
+        Evaluations and divergences.
+    steps_done
+        Equal to ``count`` unless everything had arrived.
+    done
+        Whether everything has arrived.
+    """
+    arrays, rest = eqx.partition(state, eqx.is_array)
+    arrays = strong(arrays)
+
+    # Under its own jit the step is traced once, for its shapes and for the loop.
+    @jax.jit
+    def one(operands: Any, t: Int[Array, ""], arrays: PyTree) -> Any:
+        program, target, keys = eqx.combine(operands, static)
+        new, left, counts = program.step(keys, target, eqx.combine(arrays, rest), t)
+        new_arrays = strong(eqx.filter(new, eqx.is_array))
+        return new_arrays, left, counts, program.done(new)
+
+    operands, static = eqx.partition((program, target, keys), eqx.is_array)
+    _, left, counts, _ = jax.eval_shape(one, operands, start, arrays)
+    buffer = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), left)
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), counts)
+
+    def body(carry: Any) -> Any:
+        i, arrays, buffer, total, _ = carry
+        arrays, left, counts, done = one(operands, start + i, arrays)
+        # The last of every `thin` steps is what stays in its row.
+        buffer = jax.tree.map(lambda b, v: b.at[i // thin].set(v), buffer, left)
+        return i + 1, arrays, buffer, jax.tree.map(jnp.add, total, counts), done
+
+    def unfinished(carry: Any) -> Bool[Array, ""]:
+        return (carry[0] < count) & ~carry[4]
+
+    carry = (jnp.int32(0), arrays, buffer, zero, program.done(state))
+    i, arrays, buffer, total, done = lax.while_loop(unfinished, body, carry)
+    return eqx.combine(arrays, rest), buffer, total, i, done
+
+
+def strong(tree: PyTree) -> PyTree:
+    """Drop the weak types of arrays, with which the next call would compile a second time."""
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.tree.map(lambda x: lax.convert_element_type(x, x.dtype), arrays), rest)
+
+
+def over_targets[T](fn: Callable[..., T], batched: Any, *, vectorize: bool) -> T:
+    """``fn(batched)`` over the leading axis of the arrays in ``batched``, in one program.
+
+    ``vmap`` where all steps cost the same, ``lax.map`` where trajectories differ in length:
+    vmapped trees would all wait for the longest one.
+    """
+    arrays, rest = eqx.partition(batched, eqx.is_array)
+    static: list[Any] = []
+
+    def one(arrays: PyTree) -> PyTree:
+        out_arrays, out_rest = eqx.partition(fn(eqx.combine(arrays, rest)), eqx.is_array)
+        static.append(out_rest)
+        return out_arrays
+
+    mapped = jax.vmap(one)(arrays) if vectorize else lax.map(one, arrays)
+    return eqx.combine(mapped, static[0])

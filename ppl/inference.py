@@ -1,0 +1,535 @@
+"""`sample`: one driver for Markov, particle, direct and learned samplers."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import random
+from jaxtyping import PRNGKeyArray, PyTree
+
+from ppl import about, keys, population, sharding, start
+from ppl.checkpoint import Checkpoint, fingerprint
+from ppl.draws import Draws, Estimate, Run
+from ppl.energy import Energy, Position, Stack, TargetError
+from ppl.markov import Chains, Outcome, Plan, Tallies
+from ppl.sampler import (
+    DirectSampler,
+    LearnedSampler,
+    MarkovKernel,
+    ParticleSampler,
+    Sampler,
+)
+
+CHAINS, SAMPLES, WARMUP = 4, 1000, 1000
+
+
+def sample(
+    sampler: Sampler,
+    target: Any,
+    rng_key: Any = 0,
+    num_samples: int | None = None,
+    num_chains: int | None = None,
+    num_warmup: int | None = None,
+    init: Any = None,
+    progress: bool = True,  # noqa: FBT001, FBT002
+    checkpoint: str | Path | None = None,
+    mesh: Any = None,
+    until: Callable[[Draws], bool] | None = None,
+    *,
+    thin: int = 1,
+) -> Draws:
+    """Run any sampler on any target it fits.
+
+    Parameters
+    ----------
+    sampler
+        A `MarkovKernel`, `ParticleSampler`, `DirectSampler` or `LearnedSampler`.
+    target
+        What to sample; see `from_log_density`, `from_numpyro` and the others.
+    rng_key
+        An int, a typed key or one raw uint32 key. Same key, same version, same number of
+        devices: same draws, whatever the chunks, the checkpoints and the number of samples.
+    num_samples
+        Draws a chain (1000). Refused for particle samplers, whose draws are their particles.
+    num_chains
+        Chains of a Markov kernel (4); independent runs of any other sampler (1).
+    num_warmup
+        Adaptation (or burn-in) steps of a Markov kernel (1000); refused for all others.
+    init
+        For Markov kernels: one unconstrained position for all chains, one a chain (leading
+        axis), earlier draws to go on from, or a function ``(rng_key, target, num_chains) ->
+        positions``. By default starts are jittered, uniform on (-2, 2).
+    progress
+        Show a progress bar on standard error.
+    checkpoint
+        Directory. A killed run that is called again goes on where it was and gives the draws of
+        the uninterrupted run; a larger ``num_samples`` extends it.
+    mesh
+        `jax.sharding.Mesh` whose first axis shards the chains; see `ppl.sharding.chains_mesh`.
+    until
+        ``Callable[[Draws], bool]``, asked after 100, 150, 225, ... draws; true ends the run. See
+        `converged`, `elapsed` and `evaluations`.
+    thin
+        Keep every ``thin``-th draw of a Markov chain.
+
+    Returns
+    -------
+    Draws
+        Ctrl-C returns the draws so far.
+
+    Raises
+    ------
+    ValueError
+        For a target the sampler cannot use, sizes that make no sense, a start where the density
+        or its gradient is not finite, a checkpoint of another run; before compilation where
+        that is possible.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, ppl, samplers
+    >>> target = ppl.from_log_density(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2))
+    >>> draws = ppl.sample(samplers.NUTS(), target, rng_key=1, progress=False)
+    >>> draws["x"].shape
+    (4, 1000, 2)
+    """
+    rng_key = keys.as_key(rng_key)
+    sampler = _fit(sampler, target)
+    _check_thin(sampler, thin)
+    match sampler:
+        case MarkovKernel():
+            plan = Plan(
+                _at_least(1, "num_samples", num_samples, SAMPLES),
+                _at_least(1, "num_chains", num_chains, CHAINS),
+                _at_least(0, "num_warmup", num_warmup, WARMUP),
+                thin,
+            )
+            return _sample_markov(
+                sampler, target, rng_key, plan, init, progress, checkpoint, mesh, until
+            )
+        case _:
+            return _sample_population(
+                sampler, target, rng_key, num_samples, num_chains, progress, checkpoint,
+                {"num_warmup": num_warmup, "init": init, "mesh": mesh, "until": until},
+            )  # fmt: skip
+
+
+def sample_batch(
+    sampler: MarkovKernel,
+    targets: Stack,
+    rng_key: Any = 0,
+    num_samples: int | None = None,
+    num_chains: int | None = None,
+    num_warmup: int | None = None,
+    init: Any = None,
+    progress: bool = True,  # noqa: FBT001, FBT002
+    checkpoint: str | Path | None = None,
+    *,
+    thin: int = 1,
+) -> list[Draws]:
+    """Run one sampler on a stack of targets with one compilation.
+
+    Chains of fixed-length steps are vmapped over the targets; where trajectories differ in
+    length the targets follow one another inside the compiled loop (``lax.map``). Samplers other
+    than Markov kernels run one target after the other, with the same program.
+
+    Parameters
+    ----------
+    sampler
+        As in `sample`.
+    targets
+        ``ppl.stack([...])``: targets that differ in the values of their data only.
+    rng_key
+        As in `sample`; target ``i`` uses ``fold_in(rng_key, i)``.
+    num_samples, num_chains, num_warmup, progress, checkpoint, thin
+        As in `sample`.
+    init
+        One unconstrained position, for every chain of every target.
+
+    Returns
+    -------
+    list of Draws
+        One for each target, in order.
+    """
+    rng_key = keys.as_key(rng_key)
+    if not isinstance(targets, Stack):
+        raise TargetError(
+            f"sample_batch takes ppl.stack([target, ...]); got {type(targets).__name__}"
+        )
+    sampler = _fit(sampler, targets[0])
+    _check_thin(sampler, thin)
+    if not isinstance(sampler, MarkovKernel):
+        return [
+            sample(
+                sampler, targets[i], random.fold_in(rng_key, i), num_samples, num_chains,
+                num_warmup, init, progress,
+                None if checkpoint is None else Path(checkpoint) / f"target-{i:05d}",
+            )
+            for i in range(len(targets))
+        ]  # fmt: skip
+    plan = Plan(
+        _at_least(1, "num_samples", num_samples, SAMPLES),
+        _at_least(1, "num_chains", num_chains, CHAINS),
+        _at_least(0, "num_warmup", num_warmup, WARMUP),
+        thin,
+    )
+    started, compiled = about.now(), about.CompileClock.read()
+    positions = None
+    if init is not None:
+        one = start.given(init, targets.stacked.template, plan.num_chains)
+        positions = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(targets), *x.shape)), one)
+    run = Chains(
+        sampler, targets.stacked, rng_key, plan, positions=positions, num_targets=len(targets)
+    )
+    store = _open(checkpoint, sampler, targets, rng_key, plan, started)
+    with _Bar(plan.num_warmup + plan.num_samples * thin, type(sampler).__name__, progress) as bar:
+        outcome = run.run(checkpoint=store, progress=bar.markov)
+    _note_compile_time(outcome.tallies, compiled)
+    result = []
+    for i in range(len(targets)):
+        # A kernel tuned for target i: every array of it has a leading target axis.
+        kernel = jax.tree.map(lambda x: x[i] if eqx.is_array(x) else x, outcome.kernel)  # noqa: B023
+        share = Outcome(
+            jax.tree.map(lambda x: x[:, i], outcome.positions),  # noqa: B023
+            {name: x[:, i] for name, x in outcome.stats.items()},
+            kernel,
+            _share(outcome.tallies, len(targets)),
+            outcome.stopped,
+            outcome.notes,
+        )
+        key = random.fold_in(rng_key, i)
+        result.append(_draws_of(share, sampler, targets[i], key, plan, started))
+    return result
+
+
+# Markov chains --------------------------------------------------------------------------------
+
+
+def _sample_markov(
+    kernel: MarkovKernel,
+    target: Energy,
+    rng_key: PRNGKeyArray,
+    plan: Plan,
+    init: Any,
+    progress: Any,
+    checkpoint: str | Path | None,
+    mesh: Any,
+    until: Callable[[Draws], bool] | None,
+) -> Draws:
+    started, compiled = about.now(), about.CompileClock.read()
+    place = sharding.placer(mesh, plan.num_chains)
+    positions = _positions(init, target, plan.num_chains, rng_key)
+    store = _open(checkpoint, kernel, target, rng_key, plan, started)
+    run = Chains(kernel, target, rng_key, plan, positions=positions, place=place)
+
+    def check(run: Chains) -> bool:
+        assert until is not None
+        return bool(until(_draws_of(run.so_far(), kernel, target, rng_key, plan, started)))
+
+    with _Bar(
+        plan.num_warmup + plan.num_samples * plan.thin, type(kernel).__name__, progress
+    ) as bar:
+        outcome = run.run(
+            checkpoint=store, progress=bar.markov, check=None if until is None else check
+        )
+    _note_compile_time(outcome.tallies, compiled)
+    return _draws_of(outcome, kernel, target, rng_key, plan, started)
+
+
+def _positions(
+    init: Any, target: Energy, num_chains: int, rng_key: PRNGKeyArray
+) -> Position | None:
+    key = keys.key_for(rng_key, keys.START)
+    if init is None:
+        floats = all(
+            jnp.issubdtype(x.dtype, jnp.floating) for x in jax.tree.leaves(target.template)
+        )
+        if floats:
+            return None
+        if "sample" in target.offers:
+            return target.sample(key, num_chains)  # pyright: ignore[reportAttributeAccessIssue]
+        raise TargetError(
+            "a discrete target has no jittered start; pass init= with positions, or a function "
+            "(rng_key, target, num_chains) -> positions"
+        )
+    if isinstance(init, Draws):
+        return start.from_draws(init, target.template, num_chains, key)
+    if callable(init):
+        init = init(key, target, num_chains)
+    return start.given(init, target.template, num_chains)
+
+
+def _draws_of(
+    outcome: Outcome,
+    kernel: MarkovKernel,
+    target: Energy,
+    rng_key: PRNGKeyArray,
+    plan: Plan,
+    started: str,
+) -> Draws:
+    chains_first = jax.tree.map(lambda x: np.swapaxes(x, 0, 1), outcome.positions)
+    tallies = outcome.tallies
+    run = Run(
+        **_description(outcome.kernel, kernel, "markov", target, rng_key, plan),
+        seconds=dict(tallies.seconds),
+        evaluations=dict(tallies.evaluations),
+        warmup_divergences=tallies.warmup_divergences,
+        stopped=outcome.stopped,
+        versions=about.versions() | {"device": about.device()},
+        started=started,
+        notes=list(outcome.notes),
+    )
+    run.num_samples = jax.tree.leaves(chains_first)[0].shape[1]
+    return Draws(
+        chains_first,
+        target=target,
+        sampler=outcome.kernel,
+        stats={name: np.swapaxes(x, 0, 1) for name, x in outcome.stats.items()},
+        run=run,
+        num_evaluations=_total(tallies),
+    )
+
+
+def _description(
+    tuned: Any, sampler: Sampler, kind: str, target: Any, rng_key: PRNGKeyArray, plan: Plan
+) -> dict[str, Any]:
+    return {
+        "sampler": about.describe(tuned),
+        "sampler_name": type(sampler).__name__,
+        "exactness": sampler.exactness,
+        "kind": kind,
+        "target": about.describe_target(target),
+        "rng_key": about.key_data(rng_key),
+        "num_chains": plan.num_chains,
+        "num_samples": plan.num_samples,
+        "num_warmup": plan.num_warmup,
+        "thin": plan.thin,
+    }
+
+
+def _total(tallies: Tallies) -> tuple[int, int]:
+    spent = list(tallies.evaluations.values()) or [[0, 0]]
+    return sum(s[0] for s in spent), sum(s[1] for s in spent)
+
+
+def _share(tallies: Tallies, num_targets: int) -> Tallies:
+    """One target's part of what a batch has cost, on average."""
+    return Tallies(
+        {k: [n // num_targets for n in v] for k, v in tallies.evaluations.items()},
+        {k: v / num_targets for k, v in tallies.seconds.items()},
+        tallies.warmup_divergences // num_targets,
+    )
+
+
+def _note_compile_time(tallies: Tallies, before: float) -> None:
+    tallies.seconds["compile"] = tallies.seconds.get("compile", 0.0) + (
+        about.CompileClock.read() - before
+    )
+
+
+# Particle, direct and learned samplers --------------------------------------------------------
+
+
+def _sample_population(
+    sampler: Sampler,
+    target: Any,
+    rng_key: PRNGKeyArray,
+    num_samples: int | None,
+    num_chains: int | None,
+    progress: Any,
+    checkpoint: str | Path | None,
+    refused: dict[str, Any],
+) -> Draws:
+    name = type(sampler).__name__
+    for option, value in refused.items():
+        if value is not None:
+            raise ValueError(f"{name} is no Markov kernel: it takes no {option}= (got {value!r})")
+    runs = _at_least(1, "num_chains", num_chains, 1)
+    particle = isinstance(sampler, ParticleSampler)
+    if particle and num_samples is not None:
+        raise ValueError(
+            f"{name}'s draws are its particles: it takes no num_samples= (got {num_samples}). "
+            "Write num_particles= in the sampler, and num_chains= for independent runs."
+        )
+    wanted = 0 if particle else _at_least(1, "num_samples", num_samples, SAMPLES)
+    plan = Plan(wanted, runs, 0, 1)
+    started, compiled = about.now(), about.CompileClock.read()
+    if isinstance(sampler, ParticleSampler):
+        kind = "particle"
+        store = _open(checkpoint, sampler, target, rng_key, plan, started)
+        with _Bar(None, name, progress) as bar:
+            drawn = population.run_particles(
+                sampler, target, rng_key, runs, checkpoint=store, progress=bar.history
+            )
+    elif isinstance(sampler, LearnedSampler):
+        kind = "learned"
+
+        def store_of(run: int) -> Checkpoint:
+            assert checkpoint is not None
+            path = Path(checkpoint) / f"run-{run:03d}"
+            opened = _open(path, sampler, target, random.fold_in(rng_key, run), plan, started)
+            assert opened is not None
+            return opened
+
+        total = runs * (sampler.num_updates + wanted)
+        with _Bar(total, name, progress) as bar:
+            drawn = population.run_learned(
+                sampler, target, rng_key, runs, wanted,
+                checkpoint=None if checkpoint is None else store_of, progress=bar.history,
+            )  # fmt: skip
+    elif isinstance(sampler, DirectSampler):
+        kind = "direct"
+        if checkpoint is not None:
+            raise ValueError(
+                f"{name} draws independently and keeps no state: it takes no checkpoint=; "
+                "draw again with the same key, or draws.save(path)"
+            )
+        with _Bar(runs * wanted, name, progress) as bar:
+            drawn = population.run_direct(
+                sampler, target, rng_key, runs, wanted, progress=bar.history
+            )
+    else:
+        raise TypeError(f"{name} fulfils none of the four contracts of ppl.sampler")
+    _note_compile_time(drawn.tallies, compiled)
+    run = Run(
+        **_description(sampler, sampler, kind, target, rng_key, plan),
+        seconds=dict(drawn.tallies.seconds),
+        evaluations=dict(drawn.tallies.evaluations),
+        stopped=drawn.stopped,
+        versions=about.versions() | {"device": about.device()},
+        started=started,
+        notes=drawn.notes,
+    )
+    run.num_chains, run.num_samples = jax.tree.leaves(drawn.positions)[0].shape[:2]
+    return Draws(
+        drawn.positions,
+        target=target,
+        sampler=drawn.sampler,
+        stats={},
+        run=run,
+        log_weights=drawn.log_weights,
+        log_evidence=_evidence(drawn),
+        num_evaluations=_total(drawn.tallies),
+        history=drawn.history,
+    )
+
+
+def _evidence(drawn: population.Drawn) -> Estimate | None:
+    """Evidence of independent runs together, or of one run with its own error where it has one."""
+    if drawn.log_evidences is None:
+        return None
+    from ppl import weights
+
+    # Weights of direct and learned samplers say what a single run knows of its own error.
+    if drawn.log_weights is not None and isinstance(drawn.sampler, DirectSampler):
+        return weights.evidence_estimate(drawn.log_weights)
+    value, error = weights.combine_evidence(drawn.log_evidences)
+    known = len(drawn.log_evidences) > 1
+    return Estimate(float(value), float(error) if known else None)
+
+
+# The door -------------------------------------------------------------------------------------
+
+
+def _fit(sampler: Any, target: Any) -> Any:
+    """Refuse what cannot work, before anything is compiled; resolve what is left open."""
+    if isinstance(sampler, type) and issubclass(sampler, Sampler):
+        raise TypeError(f"pass an instance: {sampler.__name__}() instead of {sampler.__name__}")
+    if isinstance(sampler, Energy) and isinstance(target, Sampler):
+        raise TypeError("the sampler comes first: ppl.sample(sampler, target)")
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"{type(sampler).__name__} is no sampler; pass one such as samplers.NUTS()")
+    if isinstance(target, Stack):
+        raise TargetError("this is a stack of targets; call ppl.sample_batch")
+    offers = getattr(target, "offers", None)
+    if offers is None:
+        raise TargetError(
+            f"{type(target).__name__} is no target; make one with ppl.from_numpyro(model, ...), "
+            "ppl.from_log_density(fn, template) or ppl.from_distribution(distribution)"
+        )
+    for capability in sorted(sampler.needs - offers):
+        raise TargetError(
+            f"{type(sampler).__name__} needs {capability!r}: {target.refuse(capability)}"
+        )
+    sampler.check(target)
+    return sampler.resolve(target)
+
+
+def _at_least(minimum: int, name: str, value: Any, default: int) -> int:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
+        raise ValueError(f"{name} must be an integer, at least {minimum}; got {value!r}")
+    return int(value)
+
+
+def _check_thin(sampler: Sampler, thin: Any) -> None:
+    if _at_least(1, "thin", thin, 1) > 1 and not isinstance(sampler, MarkovKernel):
+        raise ValueError(f"{type(sampler).__name__} draws independently: thin={thin} has no use")
+
+
+def _open(
+    path: str | Path | None,
+    sampler: Sampler,
+    target: Any,
+    rng_key: PRNGKeyArray,
+    plan: Plan,
+    started: str,
+) -> Checkpoint | None:
+    if path is None:
+        return None
+    sizes = {"num_chains": plan.num_chains, "num_warmup": plan.num_warmup, "thin": plan.thin}
+    representative = target.stacked if isinstance(target, Stack) else target
+    kinds = {"MarkovKernel": "markov", "ParticleSampler": "particle", "LearnedSampler": "learned"}
+    kind = next((kinds[c.__name__] for c in type(sampler).__mro__ if c.__name__ in kinds), "direct")
+    run = _description(sampler, sampler, kind, representative, rng_key, plan)
+    run |= {"started": started, "versions": about.versions() | {"device": about.device()}}
+    return Checkpoint(path, fingerprint(sampler, target, rng_key, sizes), {"run": run})
+
+
+class _Bar:
+    """A tqdm bar with one update a chunk; silent when off."""
+
+    def __init__(self, total: int | None, name: str, on: Any):
+        self.bar = None
+        if on:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, desc=name, file=sys.stderr, mininterval=0.0)
+        self.began = time.perf_counter()
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def markov(self, steps: int, run: Chains) -> None:
+        """Steps taken, the phase, and what a user watches for."""
+        if self.bar is None:
+            return
+        warm = run.t < run.plan.num_warmup
+        notes = {"phase": "warm-up" if warm else "sampling"}
+        step_size = getattr(run.state.kernel, "step_size", None)
+        if step_size is not None:
+            notes["step size"] = f"{float(np.mean(np.asarray(step_size))):.3g}"
+        if run.rows.arrays is not None and "diverging" in run.rows.arrays[1]:
+            notes["divergences"] = str(int(run.rows.arrays[1]["diverging"][: run.rows.count].sum()))
+        self.bar.set_postfix(notes, refresh=False)
+        self.bar.update(steps)
+
+    def history(self, steps: int, infos: PyTree) -> None:
+        """Steps taken and the latest infos (means over runs)."""
+        if self.bar is None:
+            return
+        scalars = {n: float(np.mean(x)) for n, x in infos.items() if np.ndim(x) <= 1}
+        self.bar.set_postfix(
+            {n: f"{x:.4g}" for n, x in scalars.items() if n != "arrived"}, refresh=False
+        )
+        self.bar.update(steps)

@@ -1,0 +1,55 @@
+"""Random keys: what users pass, what the driver uses."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import random
+from jaxtyping import PRNGKeyArray
+
+
+def as_key(rng_key: Any) -> PRNGKeyArray:
+    """Return one typed key from an int, a raw uint32 key or a typed key.
+
+    Raises
+    ------
+    ValueError
+        For a batch of keys, a negative int, or anything else.
+    """
+    if isinstance(rng_key, int) and not isinstance(rng_key, bool):
+        return random.key(rng_key)
+    if not isinstance(rng_key, jax.Array) and not hasattr(rng_key, "__array__"):
+        raise ValueError(
+            f"rng_key must be an int or a key such as jax.random.key(0); got {rng_key!r}"
+        )
+    key = jnp.asarray(rng_key)
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.ndim != 0:
+            raise ValueError(
+                f"rng_key must be one key; got a batch of shape {key.shape}. Pass one key: every "
+                "chain folds in its own number."
+            )
+        return key
+    if key.ndim == 0 and jnp.issubdtype(key.dtype, jnp.integer):
+        return random.key(int(key))
+    words = random.key_data(random.key(0)).shape
+    if key.dtype == jnp.uint32 and key.shape == words:
+        return random.wrap_key_data(key)
+    raise ValueError(
+        f"rng_key must be one key; got an array {key.dtype.name}{list(key.shape)}. Pass an int, "
+        "jax.random.key(0), or one raw uint32 key."
+    )
+
+
+def chain_keys(rng_key: PRNGKeyArray, num_chains: int) -> PRNGKeyArray:
+    """One key a chain, ``fold_in(rng_key, chain)``; steps fold in their number on top."""
+    return jax.vmap(random.fold_in, (None, 0))(rng_key, jnp.arange(num_chains))
+
+
+# Uses of a key apart from the steps of a chain, folded in where steps never reach.
+START, WARM_UP, COLLECT = 2**32 - 1, 2**32 - 2, 2**32 - 3
+
+
+def key_for(rng_key: PRNGKeyArray, use: int) -> PRNGKeyArray:
+    """Key of the start, of warm-up or of the final collection."""
+    return random.fold_in(rng_key, jnp.uint32(use))

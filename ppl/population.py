@@ -1,0 +1,290 @@
+"""Drive particle, direct and learned samplers; the same chunks, one independent run a chain."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import random
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from ppl import chunks, keys
+from ppl.checkpoint import Checkpoint
+from ppl.chunks import LearnedProgram, ParticleProgram
+from ppl.energy import Energy
+from ppl.markov import Pace, Rows, Tallies
+from ppl.sampler import DirectSampler, LearnedSampler, ParticleSampler, Trained
+
+ROWS = 512  # steps a chunk may hold
+MAX_GENERATIONS = 100_000
+
+
+@dataclass
+class Drawn:
+    """Positions and weights on the host, leading axes (chain, draw), and what they cost."""
+
+    positions: PyTree
+    log_weights: np.ndarray | None
+    log_evidences: np.ndarray | None  # one a run, or None
+    sampler: Any
+    history: dict[str, np.ndarray]
+    tallies: Tallies
+    stopped: str = "complete"
+    notes: list[str] = field(default_factory=list)
+
+
+type Progress = Callable[[int, dict[str, Any]], None]
+
+
+# Particles ------------------------------------------------------------------------------------
+
+
+@eqx.filter_jit
+def _first_population(sampler: ParticleSampler, target: Energy, chain_keys: PRNGKeyArray) -> Any:
+    start_keys = jax.vmap(keys.key_for, (0, None))(chain_keys, keys.START)
+    return chunks.strong(jax.vmap(sampler.init, (0, None))(start_keys, target))
+
+
+@eqx.filter_jit
+def _chunk(
+    program: Any,
+    target: Energy,
+    run_keys: PRNGKeyArray,
+    state: Any,
+    first: Int[Array, ""],
+    count: Int[Array, ""],
+    capacity: int,
+) -> Any:
+    return chunks.chunk(program, target, run_keys, state, first, count, jnp.int32(1), capacity)
+
+
+def run_particles(
+    sampler: ParticleSampler,
+    target: Energy,
+    rng_key: PRNGKeyArray,
+    num_chains: int,
+    *,
+    checkpoint: Checkpoint | None,
+    progress: Progress,
+) -> Drawn:
+    """Run ``num_chains`` independent populations to their end."""
+    tallies, clock = Tallies(), time.perf_counter()
+    run_keys = keys.chain_keys(rng_key, num_chains)
+    state = _first_population(sampler, target, run_keys)
+    tallies.spend("start", [0, 0], time.perf_counter() - clock)
+    loop = Loop(ParticleProgram(sampler), target, run_keys, state, tallies, checkpoint)
+    loop.run(MAX_GENERATIONS, progress)
+    if not loop.done:
+        raise RuntimeError(
+            f"{type(sampler).__name__} had not finished after {loop.t} steps: its done() never "
+            "became true"
+        )
+    collect_keys = [keys.key_for(key, keys.COLLECT) for key in run_keys]
+    collected = []
+    for run, key in enumerate(collect_keys):
+        mine = jax.tree.map(lambda x: x[run], loop.state)  # noqa: B023
+        # A run that arrived before the others stood still: its history ends where it did.
+        arrived = loop.history()["arrived"][:, run]
+        steps = {n: x[~arrived, run] for n, x in loop.history().items() if n != "arrived"}
+        collected.append(sampler.collect(key, target, mine, steps))
+    positions, log_weights, log_evidence = zip(*collected, strict=True)
+    history = {n: np.swapaxes(x, 0, 1) for n, x in loop.history().items() if n != "arrived"}
+    return Drawn(
+        jax.tree.map(lambda *x: np.stack([np.asarray(a) for a in x]), *positions),
+        None if log_weights[0] is None else np.stack([np.asarray(w) for w in log_weights]),
+        None if log_evidence[0] is None else np.asarray([float(z) for z in log_evidence]),
+        sampler,
+        history,
+        tallies,
+        loop.stopped,
+    )
+
+
+# Learned --------------------------------------------------------------------------------------
+
+
+@eqx.filter_jit
+def _untrained(sampler: LearnedSampler, target: Energy, key: PRNGKeyArray) -> Any:
+    return chunks.strong(sampler.init(keys.key_for(key, keys.START), target))
+
+
+def run_learned(
+    sampler: LearnedSampler,
+    target: Energy,
+    rng_key: PRNGKeyArray,
+    num_chains: int,
+    num_samples: int,
+    *,
+    checkpoint: Callable[[int], Checkpoint] | None,
+    progress: Progress,
+) -> Drawn:
+    """Train and draw, ``num_chains`` times, one run after the other with the same program."""
+    tallies, runs, histories, stopped = Tallies(), [], [], "complete"
+    trained = sampler
+    for run in range(num_chains):
+        key = random.fold_in(rng_key, run)
+        state = _untrained(sampler, target, key)
+        here = checkpoint(run) if checkpoint is not None else None
+        loop = Loop(LearnedProgram(sampler), target, key, state, tallies, here)
+        loop.run(sampler.num_updates, progress, phase="train")
+        stopped = loop.stopped if loop.stopped != "complete" else stopped
+        histories.append(loop.history())
+        trained = Trained(sampler, loop.state)
+        runs.append(_draw_run(trained, target, key, num_samples, tallies, progress))
+        if stopped == "interrupted":
+            break
+    shortest = min((len(x) for h in histories for x in h.values()), default=0)
+    history = {n: np.stack([h[n][:shortest] for h in histories]) for n in histories[0]}
+    return _join(trained, runs, history, tallies, stopped, sampler.weights_estimate_evidence)
+
+
+# Direct ---------------------------------------------------------------------------------------
+
+
+@eqx.filter_jit
+def _draw(sampler: DirectSampler, target: Energy, key: PRNGKeyArray, n: int) -> Any:
+    return sampler.draw(key, target, n)
+
+
+def run_direct(
+    sampler: DirectSampler,
+    target: Energy,
+    rng_key: PRNGKeyArray,
+    num_chains: int,
+    num_samples: int,
+    *,
+    progress: Progress,
+) -> Drawn:
+    """Draw in batches of a fixed size, so that one program serves every ``num_samples``."""
+    tallies = Tallies()
+    runs = [
+        _draw_run(sampler, target, random.fold_in(rng_key, run), num_samples, tallies, progress)
+        for run in range(num_chains)
+    ]
+    return _join(sampler, runs, {}, tallies, "complete", sampler.weights_estimate_evidence)
+
+
+def _draw_run(
+    sampler: DirectSampler,
+    target: Energy,
+    key: PRNGKeyArray,
+    num_samples: int,
+    tallies: Tallies,
+    progress: Progress,
+) -> tuple[PyTree, np.ndarray | None]:
+    batch = sampler.batch_size
+    rows = Rows(num_samples)
+    while rows.count < num_samples:
+        began = time.perf_counter()
+        batch_key = random.fold_in(keys.key_for(key, keys.COLLECT), rows.count // batch)
+        drawn = jax.tree.map(np.asarray, _draw(sampler, target, batch_key, batch))
+        keep = min(batch, num_samples - rows.count)
+        rows.append(jax.tree.map(lambda x: x[:keep], drawn))  # noqa: B023
+        tallies.spend("sample", sampler.evaluations(batch), time.perf_counter() - began)
+        progress(keep, {})
+    positions, log_weights = rows.arrays
+    return positions, log_weights
+
+
+def _join(
+    sampler: Any, runs: list, history: dict, tallies: Tallies, stopped: str, evidence: Any
+) -> Drawn:
+    positions, log_weights = zip(*runs, strict=True)
+    weighted = log_weights[0] is not None
+    log_evidences = None
+    if weighted and evidence:
+        from ppl.weights import log_mean_exp
+
+        log_evidences = np.asarray([float(log_mean_exp(w)) for w in log_weights])
+    return Drawn(
+        jax.tree.map(lambda *x: np.stack(x), *positions),
+        np.stack(log_weights) if weighted else None,
+        log_evidences,
+        sampler,
+        history,
+        tallies,
+        stopped,
+    )
+
+
+# The loop of chunks ---------------------------------------------------------------------------
+
+
+class Loop:
+    """Chunks of one program until it is done, ``limit`` steps are taken, or Ctrl-C."""
+
+    def __init__(
+        self,
+        program: Any,
+        target: Energy,
+        run_keys: PRNGKeyArray,
+        state: Any,
+        tallies: Tallies,
+        checkpoint: Checkpoint | None,
+    ):
+        self.program, self.target, self.keys = program, target, run_keys
+        self.state, self.tallies, self.checkpoint = state, tallies, checkpoint
+        self.t, self.done, self.stopped = 0, False, "complete"
+        self.rows = Rows(0)
+
+    def run(self, limit: int, progress: Progress, phase: str = "sample") -> None:
+        """Advance; an interrupt keeps what is complete."""
+        try:
+            if self.checkpoint is not None:
+                self._resume(progress)
+            pace = Pace(0.4)
+            while self.t < limit and not self.done:
+                self._advance(min(pace.steps(limit - self.t, 1, ROWS), ROWS), pace, progress, phase)
+        except KeyboardInterrupt:
+            self.stopped = "interrupted"
+
+    def history(self) -> dict[str, np.ndarray]:
+        """Infos by name, leading axis: step."""
+        kept = self.rows.slice(0, self.rows.count)
+        return {} if kept is None else kept
+
+    def _advance(self, count: int, pace: Pace, progress: Progress, phase: str) -> None:
+        began, first = time.perf_counter(), self.t
+        state, buffer, counts, steps, done = _chunk(
+            self.program, self.target, self.keys, self.state, jnp.int32(first), jnp.int32(count),
+            ROWS,
+        )  # fmt: skip
+        steps = int(steps)
+        self.rows.append(jax.tree.map(lambda x: np.asarray(x)[:steps], buffer))
+        self.state, self.t, self.done = state, first + steps, bool(done)
+        seconds = time.perf_counter() - began
+        pace.learn(max(steps, 1), seconds)
+        self.tallies.spend(phase, counts.evaluations, seconds)
+        if self.checkpoint is not None:
+            self._save(first)
+        progress(steps, {n: x[-1] for n, x in self.history().items() if len(x)})
+
+    def _save(self, first: int) -> None:
+        assert self.checkpoint is not None
+        if self.t > first:
+            new = self.rows.slice(first, self.t)
+            self.checkpoint.save_chunk(first, {f"history/{n}": x for n, x in new.items()})
+        counters = {
+            "t": self.t,
+            "done": self.done,
+            "evaluations": self.tallies.evaluations,
+            "seconds": self.tallies.seconds,
+        }
+        self.checkpoint.save_state(self.state, counters)
+
+    def _resume(self, progress: Progress) -> None:
+        assert self.checkpoint is not None
+        found = self.checkpoint.resume(self.state)
+        if found is None:
+            return
+        self.state, counters = found
+        self.t, self.done = counters["t"], counters["done"]
+        self.tallies.evaluations = counters["evaluations"]
+        self.tallies.seconds = counters["seconds"]
+        for arrays in self.checkpoint.chunks(self.t):
+            self.rows.append({n.removeprefix("history/"): x for n, x in arrays.items()})
+        progress(self.t, {})

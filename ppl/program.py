@@ -1,0 +1,795 @@
+"""A NumPyro model as a target: log prior, log likelihood, constrain, predict.
+
+    log p(x, y) = log p(x) + log p(y | x),   x = constrain(z)
+    log_density(z) = log p(constrain(z)) + log |det d constrain / dz| + log p(y | constrain(z))
+
+A position ``z`` is a dict from latent site to unconstrained array. One run of the model gives every
+term, and terms are told apart by the site they come from, never by a scale put on observed sites
+(NumPyro writes log-Jacobians as observed factors, so scaling those tempers the Jacobian as well).
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import random
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+from numpyro import handlers
+from numpyro.distributions import biject_to
+
+from ppl.energy import Energy, Position, TargetError, as_data, require_template
+from ppl.sites import (
+    JACOBIAN,
+    FixedKey,
+    Forget,
+    Message,
+    Rows,
+    Site,
+    Structure,
+    listed,
+    place,
+    read_model,
+    run,
+)
+
+type Sites = dict[str, Array]
+
+BATCH_NUMBERS = 2**22  # numbers one batch of predictions may hold by default
+
+
+class Term(NamedTuple):
+    """One term of a log-density: its site, what it is, the site's value, and the log-probability.
+
+    ``kind`` is ``"prior"``, ``"log_jacobian"`` or ``"likelihood"``.
+    """
+
+    site: str
+    kind: str
+    value: Any
+    log_prob: Any
+
+
+@dataclass(frozen=True, eq=False)
+class _Labels:
+    """Names of axes and of their entries. All labels are equal: new ones compile nothing anew."""
+
+    coords: Mapping[str, np.ndarray] = field(default_factory=dict)
+    dims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Labels)
+
+    def __hash__(self) -> int:
+        return hash(_Labels)
+
+
+class Program(Energy):
+    """A NumPyro model with its data, on its unconstrained space. Made by `from_numpyro`.
+
+    What it offers beyond the density depends on the model: `offers` lists it, `refuse` says why
+    something is missing, `notes` says what a reader of the results should know.
+
+    Prior and likelihood are split by site. Observed sites and ``numpyro.factor`` are likelihood
+    (move some to the prior with `with_prior_factors`); all else is prior. Two conventions differ
+    from NumPyro's potential energy: ``handlers.scale`` around a latent site scales its
+    log-probability but not its log-Jacobian, which belongs to the space, and a discrete latent
+    site is summed out (funsor must be installed).
+    """
+
+    template: dict[str, jax.ShapeDtypeStruct]
+    model: Callable
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    structure: Structure = eqx.field(static=True)
+    prior_factors: tuple[str, ...] = eqx.field(static=True)
+    labels: _Labels = eqx.field(static=True)
+
+    # The density ------------------------------------------------------------------------------
+
+    def log_density(self, position: Position) -> Float[Array, ""]:
+        if self.is_enumerated:
+            return self._enumerated(position, hide=())
+        log_prior, log_likelihood = self.log_parts(position)
+        return log_prior + log_likelihood
+
+    def log_parts(self, position: Position) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Log prior, log-Jacobian included, and log likelihood, from one run of the model.
+
+        Where discrete sites are summed out the two are ``log p(x)`` and ``log p(y | x)``, both
+        after summation, from two runs.
+        """
+        self._require("log_parts")
+        if self.is_enumerated:
+            log_prior = self._enumerated(position, hide=self._likelihood_names)
+            return log_prior, self.log_density(position) - log_prior
+        terms = self._terms(self._run_at(position))
+        return _total(terms, "prior", "log_jacobian"), _total(terms, "likelihood")
+
+    def log_prior(self, position: Position) -> Float[Array, ""]:
+        """Log prior density of a position, log-Jacobian included."""
+        if not self.structure.subsampled:
+            return self.log_parts(position)[0]
+        assert self.structure.row_plate is not None
+        some_rows = jnp.arange(self.structure.row_plate.used)
+        terms = self._terms(self._run_at(position, self._rows(some_rows)))
+        return _total(terms, "prior", "log_jacobian")
+
+    def log_likelihood(self, position: Position) -> Float[Array, ""]:
+        """Log likelihood of a position."""
+        return self.log_parts(position)[1]
+
+    def log_jacobian(self, position: Position) -> Float[Array, ""]:
+        handler = self._any_rows()
+        return _total(self._terms(self._run_at(position, *handler)), "log_jacobian")
+
+    def pointwise_log_likelihood(self, position: Position) -> Sites:
+        """Log likelihood of every row, by observed site; the sum over all is `log_likelihood`.
+
+        A factor counted as likelihood appears under its own name.
+        """
+        self._require("pointwise_log_likelihood")
+        return self._pointwise(self._run_at(position))
+
+    @property
+    def num_data(self) -> int:
+        """Number of rows of the plate that holds all observed sites."""
+        self._require("log_likelihood_at")
+        assert self.structure.row_plate is not None
+        return self.structure.row_plate.size
+
+    def log_likelihood_at(
+        self, position: Position, indices: Int[Array, " rows"]
+    ) -> Float[Array, ""]:
+        """Log likelihood of some rows: their sum, not scaled up to the data.
+
+        Multiply by ``num_data / len(indices)`` for an unbiased estimate of the log likelihood.
+
+        A model that indexes its data by the plate (``with numpyro.plate("N", N) as rows``,
+        ``obs=y[rows]``, or ``numpyro.subsample``) touches these rows only. Any other model is
+        evaluated in full and the rows are taken: exact, but no cheaper than `log_likelihood`.
+        """
+        self._require("log_likelihood_at")
+        plate = self.structure.row_plate
+        assert plate is not None
+        if self.structure.follows_rows and len(indices) < plate.size:
+            terms = self._terms(self._run_at(position, self._rows(indices)))
+            # NumPyro's plate scaled every site by size / rows.
+            return _total(terms, "likelihood") * (len(indices) / plate.size)
+        if self.structure.subsampled:
+            raise TargetError(
+                f"log_likelihood_at takes fewer rows than the {plate.size} of plate "
+                f"{plate.name!r}; got {len(indices)}. For all rows remove subsample_size"
+            )
+        dims = {s.name: [d for n, d, _ in s.plates if n == plate.name] for s in self._sites}
+        rows = [
+            jnp.sum(jnp.take(log_prob, indices, axis=dims[name][0]))
+            for name, log_prob in self.pointwise_log_likelihood(position).items()
+        ]
+        return sum(rows[1:], start=rows[0])
+
+    # Spaces -----------------------------------------------------------------------------------
+
+    def constrain(self, position: Position) -> Sites:
+        """Values of the latent sites, in model order."""
+        sites = self._run_at(position, *self._any_rows())
+        return {name: sites[name]["value"] for name in self.latent_names}
+
+    def unconstrain(self, values: Mapping[str, Any]) -> Position:
+        """Position of the values of the latent sites; other entries are not looked at."""
+        return self._position(self._run_with(values))
+
+    def outputs(self, position: Position) -> Sites:
+        """Values of latent and deterministic sites, in model order.
+
+        Where discrete sites are summed out a deterministic site may have no value, so these are
+        left out.
+        """
+        return self._outputs(self._run_at(position, *self._any_rows()))
+
+    # Draws ------------------------------------------------------------------------------------
+
+    def sample(self, rng_key: PRNGKeyArray, n: int) -> Position:
+        """Draw ``n`` positions from the prior; the data are not looked at.
+
+        A value that rounding put on the edge of its support is moved to the nearest finite
+        position.
+        """
+        self._require("sample")
+        return _prior_positions(self, rng_key, n)
+
+    def prior_predictive(self, rng_key: PRNGKeyArray, n: int) -> Sites:
+        """Draw ``n`` times from the joint law of all sites, observed ones included.
+
+        Entries ``latent_names``, deterministic sites and ``observed_names`` belong together, draw
+        by draw. A model that computes with its data (an autoregression) predicts one step ahead.
+        """
+        self._require("prior_predictive")
+        return _prior_draws(self, rng_key, n)
+
+    def predict(self, rng_key: PRNGKeyArray, values: Mapping[str, Any]) -> Sites:
+        """Draw the observed sites anew, given the values of the latent sites of one draw.
+
+        Discrete latent sites that a density sums out are drawn given the others, not given the
+        data: this predicts new rows.
+        """
+        self._require("posterior_predictive")
+        forget = Forget(frozenset(self.observed_names))
+        sites = self._run_with(values, handlers.seed(rng_seed=rng_key), forget)
+        return {name: sites[name]["value"] for name in self.observed_names}
+
+    def posterior_predictive(
+        self, rng_key: PRNGKeyArray, values: Mapping[str, Any], *, batch_size: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Draw the observed sites anew for every draw, in batches moved to the host.
+
+        Parameters
+        ----------
+        rng_key
+            Key; draw ``i`` uses ``fold_in(rng_key, i)``, whatever the batch size.
+        values
+            Latent sites with leading axes ``(chain, draw)``; other entries are not looked at.
+        batch_size
+            Draws computed at once. By default as many as hold about four million numbers.
+        """
+        self._require("posterior_predictive")
+        return self._in_batches(_predict, rng_key, values, batch_size)
+
+    def log_likelihood_of_draws(
+        self, values: Mapping[str, Any], *, batch_size: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """`pointwise_log_likelihood` of every draw ``(chain, draw)``, in batches as above."""
+        self._require("pointwise_log_likelihood")
+        return self._in_batches(_pointwise, random.key(0), values, batch_size)
+
+    # Names ------------------------------------------------------------------------------------
+
+    @property
+    def latent_names(self) -> tuple[str, ...]:
+        """Latent sites, in model order."""
+        return self.structure.named("latent")
+
+    @property
+    def observed_names(self) -> tuple[str, ...]:
+        """Observed sites that are data, in model order."""
+        return self.structure.named("observed")
+
+    @property
+    def factor_names(self) -> tuple[str, ...]:
+        """``numpyro.factor`` sites, in model order."""
+        return self.structure.named("factor")
+
+    @property
+    def is_enumerated(self) -> bool:
+        """Whether discrete latent sites are summed out."""
+        return bool(self.structure.named("discrete"))
+
+    @property
+    def observed_data(self) -> dict[str, np.ndarray]:
+        """Data by observed site."""
+        return {name: np.asarray(value) for name, value in _observed(self).items()}
+
+    def with_prior_factors(self, *names: str) -> "Program":
+        """Return this program with these factors (or observed sites) counted as prior.
+
+        The log-density stays the same; `log_parts`, and so every tempered path, changes. Prior
+        draws then no longer follow the prior density, and `sample` is not offered.
+        """
+        known = self.factor_names + self.observed_names
+        if unknown := [name for name in names if name not in known]:
+            raise TargetError(
+                f"with_prior_factors: {listed(unknown)} is no factor and no observed site of "
+                f"model {self.structure.name}, which has {listed(known) or 'none'}"
+            )
+        return replace(self, prior_factors=names)
+
+    def with_coords(
+        self,
+        coords: Mapping[str, Sequence | np.ndarray] | None = None,
+        dims: Mapping[str, Sequence[str]] | None = None,
+    ) -> "Program":
+        """Return this program with names for the axes of its sites and for their entries.
+
+        Parameters
+        ----------
+        coords
+            Labels of the entries of an axis: ``{"school": ["A", "B", ...]}``.
+        dims
+            Names of the axes of a site: all of them, or only those that no plate has named.
+        """
+        labels = _Labels(
+            {name: np.asarray(entries) for name, entries in (coords or {}).items()},
+            {name: tuple(names) for name, names in (dims or {}).items()},
+        )
+        program = replace(self, labels=labels)
+        _check_labels(program)
+        return program
+
+    @property
+    def dims(self) -> dict[str, list[str]]:
+        """Names of the axes of every latent, deterministic and observed site.
+
+        An axis made by a plate carries its name; others come from ``infer={"event_dims": ...}``
+        or `with_coords`, or are called ``{site}_dim_{i}`` as ArviZ does.
+        """
+        given = self.labels.dims
+        return {site.name: _dims(site, given.get(site.name, ())) for site in self._sites}
+
+    @property
+    def coords(self) -> dict[str, np.ndarray]:
+        """Labels of the entries of named axes: of plates, and those given."""
+        return {p.name: np.arange(p.size) for p in self.structure.plates} | dict(self.labels.coords)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the results should know about this model."""
+        return tuple(_notes(self))
+
+    # Capabilities -----------------------------------------------------------------------------
+
+    @property
+    def offers(self) -> frozenset[str]:
+        able = "log_density log_parts log_prior log_likelihood log_likelihood_at sample "
+        able += "prior_predictive posterior_predictive pointwise_log_likelihood"
+        return self._with_gradient(*(name for name in able.split() if not self._lacks(name)))
+
+    def refuse(self, capability: str) -> str:
+        return self._lacks(capability) or Energy.refuse(self, capability)
+
+    def _lacks(self, capability: str) -> str:
+        """Why this is not offered; empty when it is."""
+        structure, model = self.structure, f"model {self.structure.name}"
+        if structure.subsampled and capability not in ("log_likelihood_at", "log_prior"):
+            plate = structure.subsampled[0]
+            return (
+                f"{model}: plate {plate.name!r} uses {plate.used} of {plate.size} rows; densities "
+                "need all rows. Remove subsample_size, or use a minibatch sampler such as SGLD"
+            )
+        if capability in ("sample", "prior_predictive"):
+            for site in structure.sites:
+                if site.no_draw:
+                    return (
+                        f"site {site.name!r} of {model} has no proper prior to draw from "
+                        f"({site.no_draw}): the evidence, prior predictive draws and "
+                        "simulation-based calibration are undefined. Give it a proper prior, or "
+                        "use MCMC, which needs none"
+                    )
+            if terms := self.prior_factors + structure.named("auxiliary"):
+                return (
+                    f"{model} counts {listed(terms)} as prior: drawing its sites one by one does "
+                    "not draw from that prior"
+                )
+        if capability in ("prior_predictive", "posterior_predictive"):
+            if not self.observed_names:
+                return f"{model} observes no sample site, so there is nothing to predict"
+            scanned = [s.name for s in structure.sites if s.is_scanned and s.kind == "observed"]
+            if scanned:
+                return (
+                    f"{listed(scanned)} of {model} is observed inside a NumPyro scan, where data "
+                    "cannot be drawn anew; use numpyro.infer.Predictive with a model that takes "
+                    "no data"
+                )
+        if capability in ("pointwise_log_likelihood", "log_likelihood_at") and self.is_enumerated:
+            return (
+                f"{model} sums out {listed(structure.named('discrete'))}, which couples the rows "
+                "of the data"
+            )
+        if capability == "pointwise_log_likelihood" and not self._likelihood_names:
+            return f"{model} observes nothing"
+        if capability == "log_likelihood_at":
+            if structure.row_plate is None:
+                return (
+                    f"minibatches of {model} need exactly one numpyro.plate that holds every "
+                    f"observed site; its plates are {listed(p.name for p in structure.plates)}"
+                )
+            if self.prior_factors:
+                return f"{model} counts {listed(self.prior_factors)}, in the same plate, as prior"
+        return ""
+
+    def _require(self, capability: str) -> None:
+        if reason := self._lacks(capability):
+            raise TargetError(reason)
+
+    # Errors -----------------------------------------------------------------------------------
+
+    def explain(self, position: Position) -> list[Term]:
+        """Every term of the log-density at one position, in model order, as numbers."""
+        require_template(position, self.template, "position")
+        self._require("log_density")
+        if self.is_enumerated:
+            parts = zip(("prior", "likelihood"), self.log_parts(position), strict=True)
+            return [Term("all sites", kind, np.nan, np.asarray(value)) for kind, value in parts]
+        kinds, numbers = _explain(self, position)
+        return [Term(*kind, *map(np.asarray, n)) for kind, n in zip(kinds, numbers, strict=True)]
+
+    def blame(self, position: Position) -> str:
+        """Return a sentence on the first site that is not finite at a position; "" if none is."""
+        finite: list[Term] = []
+        for term in self.explain(position):
+            if np.isfinite(term.log_prob):
+                finite.append(term)
+                continue
+            what = {"log_jacobian": "log-Jacobian"}.get(term.kind, f"log {term.kind}")
+            last = finite[-1] if finite else None
+            before = (
+                f"the last finite term is the log {last.kind.removeprefix('log_')} of site "
+                f"{last.site!r}, {float(last.log_prob):.6g}"
+                if last
+                else "no term before it is finite"
+            )
+            return (
+                f"the {what} of site {term.site!r} is {float(term.log_prob)} at the value "
+                f"{np.array2string(term.value, precision=4, threshold=6)}; {before}"
+            )
+        return ""
+
+    # Runs of the model ------------------------------------------------------------------------
+
+    def _run_at(self, position: Position, *inner: Any) -> dict[str, Message]:
+        placed = handlers.substitute(substitute_fn=partial(place, position))
+        return run(self.model, self.args, self.kwargs, placed, *self._keys(), *inner).sites
+
+    def _run_with(self, values: Mapping[str, Any], *inner: Any) -> dict[str, Message]:
+        if missing := [name for name in self.latent_names if name not in values]:
+            raise TargetError(_missing(self, missing, values))
+        known = handlers.substitute(data={n: jnp.asarray(values[n]) for n in self.latent_names})
+        inner = inner or (*self._keys(), *self._any_rows())
+        return run(self.model, self.args, self.kwargs, known, *inner).sites
+
+    def _keys(self) -> tuple[Any, ...]:
+        # A discrete site must have some value where it plays no part.
+        seed = (handlers.seed(rng_seed=random.key(0)),) if self.is_enumerated else ()
+        return (*seed, FixedKey())
+
+    def _enumerated(self, position: Position, hide: tuple[str, ...]) -> Float[Array, ""]:
+        from numpyro.contrib.funsor import config_enumerate, enum, log_density
+
+        visible = handlers.block(self.model, hide=list(hide))
+        summed = FixedKey(enum(config_enumerate(visible), self.structure.enumeration_dim))
+        placed = handlers.substitute(summed, substitute_fn=partial(place, position))
+        return jnp.asarray(log_density(placed, self.args, self.kwargs, {})[0])
+
+    def _rows(self, indices: Array) -> Rows:
+        assert self.structure.row_plate is not None
+        return Rows(self.structure.row_plate.name, indices)
+
+    def _any_rows(self) -> tuple[Rows, ...]:
+        """Rows for a run in which data play no part."""
+        if not self.structure.subsampled:
+            return ()
+        assert self.structure.row_plate is not None
+        return (self._rows(jnp.arange(self.structure.row_plate.size)),)
+
+    @property
+    def _likelihood_names(self) -> tuple[str, ...]:
+        names = self.structure.named("observed", "factor")
+        return tuple(name for name in names if name not in self.prior_factors)
+
+    @property
+    def _sites(self) -> list[Any]:
+        kinds = ("latent", "deterministic", "observed", "factor")
+        return [site for site in self.structure.sites if site.kind in kinds]
+
+    def _terms(self, sites: dict[str, Message]) -> list[Term]:
+        likelihood = self._likelihood_names
+        terms = []
+        for name, site in sites.items():
+            if site["type"] != "sample":
+                continue
+            log_prob = site["fn"].log_prob(site["value"])
+            if JACOBIAN in site["infer"]:
+                # A scale belongs to a probability; the log-Jacobian belongs to the space.
+                latent = site["infer"][JACOBIAN]
+                terms.append(Term(latent, "log_jacobian", sites[latent]["value"], log_prob))
+                continue
+            if site["scale"] is not None:
+                log_prob = site["scale"] * log_prob
+            kind = "likelihood" if name in likelihood else "prior"
+            terms.append(Term(name, kind, site["value"], log_prob))
+        return terms
+
+    def _pointwise(self, sites: dict[str, Message]) -> Sites:
+        terms = self._terms(sites)
+        return {term.site: term.log_prob for term in terms if term.kind == "likelihood"}
+
+    def _outputs(self, sites: dict[str, Message]) -> Sites:
+        kinds = ("latent",) if self.is_enumerated else ("latent", "deterministic")
+        return {name: sites[name]["value"] for name in self.structure.named(*kinds)}
+
+    def _position(self, sites: dict[str, Message]) -> Position:
+        return {
+            name: biject_to(sites[name]["fn"].support).inv(sites[name]["value"])
+            for name in self.latent_names
+        }
+
+    def _in_batches(
+        self, fn: Callable, rng_key: PRNGKeyArray, values: Mapping[str, Any], size: int | None
+    ) -> dict[str, np.ndarray]:
+        latent = _draws_of(self, values)
+        lead = next(iter(latent.values())).shape[:2]
+        total = math.prod(lead)
+        flat = {name: x.reshape(total, *x.shape[2:]) for name, x in latent.items()}
+        if size is None:
+            size = BATCH_NUMBERS // sum(math.prod(site.shape) for site in self._sites)
+        size = min(max(size, 1), total)
+        parts = []
+        for start in range(0, total, size):
+            # The last batch repeats its last draw: one shape, one compilation.
+            index = np.minimum(np.arange(start, start + size), total - 1)
+            part = fn(self, rng_key, jnp.asarray(index), {n: x[index] for n, x in flat.items()})
+            parts.append({n: np.asarray(x)[: total - start] for n, x in part.items()})
+        return {
+            name: np.concatenate([part[name] for part in parts]).reshape(
+                *lead, *parts[0][name].shape[1:]
+            )
+            for name in parts[0]
+        }
+
+
+def from_numpyro(model: Callable, /, *args: Any, **kwargs: Any) -> Program:
+    """Make a target of a NumPyro model and its arguments.
+
+    Parameters
+    ----------
+    model
+        Function with NumPyro sites. Pass data as its arguments: what the function closes over is
+        compiled in as a constant.
+    args, kwargs
+        Arguments of the model. Arrays, floats and lists of numbers are traced, so that new data of
+        equal shape compile nothing; ints, bools, strings and None are static.
+
+    Returns
+    -------
+    Program
+
+    Raises
+    ------
+    TargetError
+        If the arguments do not fit the model, if it fails, or if it has no density: no latent
+        site, discrete latent sites that cannot be summed out, ``numpyro.param``, a Delta, a name
+        that is used twice or that ArviZ uses.
+
+    Warns
+    -----
+    UserWarning
+        If the model observes nothing, draws random numbers of its own, or broadcasts observations.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist, ppl
+    >>> def model(y):
+    ...     scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+    ...     with numpyro.plate("row", len(y)):
+    ...         numpyro.sample("y", dist.Normal(0.0, scale), obs=y)
+    >>> target = ppl.from_numpyro(model, jnp.array([0.5, -1.0]))
+    >>> target.template
+    {'scale': ShapeDtypeStruct(shape=(), dtype=float32)}
+    >>> log_prior, log_likelihood = target.log_parts({"scale": jnp.array(0.0)})
+    """
+    data_args, data_kwargs = as_data(args), as_data(kwargs)
+    structure = read_model(model, data_args, data_kwargs)
+    for warning in _warnings(structure):
+        warnings.warn(warning, UserWarning, stacklevel=2)
+    return Program(
+        template=_template(structure),
+        model=model,
+        args=data_args,
+        kwargs=data_kwargs,
+        structure=structure,
+        prior_factors=(),
+        labels=_Labels(),
+    )
+
+
+def _template(structure: Structure) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        site.name: jax.ShapeDtypeStruct(site.position_shape, jnp.result_type(float))
+        for site in structure.sites
+        if site.kind == "latent"
+    }
+
+
+# Compiled loops over draws --------------------------------------------------------------------
+
+
+@eqx.filter_jit
+def _prior_positions(program: Program, rng_key: PRNGKeyArray, n: int) -> Position:
+    def one(key: PRNGKeyArray) -> Position:
+        seed = handlers.seed(rng_seed=key)
+        position = program._position(run(program.model, program.args, program.kwargs, seed).sites)
+        return jax.tree.map(_finite, position)
+
+    return jax.vmap(one)(random.split(rng_key, n))
+
+
+def _finite(z: Array) -> Array:
+    edge = -math.log(jnp.finfo(z.dtype).tiny)
+    return jnp.nan_to_num(z, nan=jnp.nan, posinf=edge, neginf=-edge)
+
+
+@eqx.filter_jit
+def _prior_draws(program: Program, rng_key: PRNGKeyArray, n: int) -> Sites:
+    forget = Forget(frozenset(program.observed_names))
+    names = program.structure.named("latent", "deterministic", "observed")
+
+    def one(key: PRNGKeyArray) -> Sites:
+        seed = handlers.seed(rng_seed=key)
+        sites = run(program.model, program.args, program.kwargs, seed, forget).sites
+        return {name: sites[name]["value"] for name in names}
+
+    return jax.vmap(one)(random.split(rng_key, n))
+
+
+@eqx.filter_jit
+def _predict(program: Program, rng_key: PRNGKeyArray, index: Array, values: Sites) -> Sites:
+    return jax.vmap(lambda i, v: program.predict(random.fold_in(rng_key, i), v))(index, values)
+
+
+@eqx.filter_jit
+def _pointwise(program: Program, rng_key: PRNGKeyArray, index: Array, values: Sites) -> Sites:
+    del rng_key, index
+    return jax.vmap(lambda v: program._pointwise(program._run_with(v)))(values)
+
+
+@eqx.filter_jit
+def _observed(program: Program) -> Sites:
+    zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in program.template.items()}
+    sites = program._run_at(zeros, *program._any_rows())
+    return {name: jnp.asarray(sites[name]["value"]) for name in program.observed_names}
+
+
+@eqx.filter_jit
+def _explain(program: Program, position: Position) -> tuple[list, list]:
+    terms = program._terms(program._run_at(position))
+    return [t[:2] for t in terms], [(t.value, jnp.sum(t.log_prob)) for t in terms]
+
+
+def _total(terms: list[Term], *kinds: str) -> Float[Array, ""]:
+    sums = [jnp.sum(term.log_prob) for term in terms if term.kind in kinds]
+    return sum(sums, start=jnp.zeros((), jnp.result_type(float)))
+
+
+def _draws_of(program: Program, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    if missing := [name for name in program.latent_names if name not in values]:
+        raise TargetError(_missing(program, missing, values))
+    shapes = {site.name: site.shape for site in program.structure.sites}
+    latent = {name: np.asarray(values[name]) for name in program.latent_names}
+    lead = next(iter(latent.values())).shape[:2]
+    for name, x in latent.items():
+        if len(lead) != 2 or x.shape != (*lead, *shapes[name]):
+            raise TargetError(
+                f"draws of {name!r} should have shape (chain, draw, *{shapes[name]}), all with the "
+                f"same chains and draws; got {x.shape}"
+            )
+    return latent
+
+
+def _missing(program: Program, missing: list[str], values: Mapping[str, Any]) -> str:
+    return (
+        f"values of {listed(missing)} are missing: model {program.structure.name} has the latent "
+        f"sites {listed(program.latent_names)}; got {listed(values) or 'none'}"
+    )
+
+
+# Names and notes ------------------------------------------------------------------------------
+
+
+def _dims(site: Site, given: tuple[str, ...]) -> list[str]:
+    names = [f"{site.name}_dim_{i}" for i in range(len(site.shape))]
+    free = set(range(len(names)))
+    shift = site.event_dim
+    if site.kind == "deterministic":
+        # Its event dimensions are not recorded: the first shift under which all plates fit.
+        fits = (
+            e
+            for e in range(len(names))
+            if all(
+                len(names) - e + dim >= 0 and site.shape[len(names) - e + dim] == size
+                for _, dim, size in site.plates
+            )
+        )
+        shift = next(fits, len(names))
+    for plate, dim, size in site.plates:
+        axis = len(names) - shift + dim
+        if axis >= 0 and site.shape[axis] == size:
+            names[axis] = plate
+            free.discard(axis)
+    for axis, name in zip(
+        range(len(names) - site.event_dim, len(names)), site.event_dims, strict=False
+    ):
+        names[axis] = name
+        free.discard(axis)
+    if not given:
+        return names
+    if len(given) == len(names):
+        return list(given)
+    if len(given) != len(free):
+        raise TargetError(
+            f"dims of {site.name!r}: its shape {site.shape} has {len(names)} axes, of which "
+            f"{len(free)} have no name yet; got the names {given}"
+        )
+    for axis, name in zip(sorted(free), given, strict=True):
+        names[axis] = name
+    return names
+
+
+def _check_labels(program: Program) -> None:
+    """Raise unless every label names something and fits its axis."""
+    sites = {site.name: site for site in program._sites}
+    if unknown := [name for name in program.labels.dims if name not in sites]:
+        raise TargetError(
+            f"dims: {listed(unknown)} is no site of model {program.structure.name}, which has "
+            f"{listed(sites)}"
+        )
+    sizes = {
+        dim: size
+        for name, dims in program.dims.items()
+        for dim, size in zip(dims, sites[name].shape, strict=True)
+    }
+    for name, labels in program.labels.coords.items():
+        if name not in sizes:
+            raise TargetError(
+                f"coords: no axis is called {name!r}; model {program.structure.name} has the axes "
+                f"{listed(sizes) or 'none'}. Name an axis with dims={{site: [{name!r}]}}"
+            )
+        if labels.shape != (sizes[name],):
+            raise TargetError(
+                f"coords: {name!r} has {sizes[name]} entries; got labels of shape {labels.shape}"
+            )
+
+
+def _warnings(structure: Structure) -> list[str]:
+    found = []
+    if not structure.named("observed", "factor"):
+        found.append(
+            f"model {structure.name} observes nothing: its posterior is its prior. Pass the data, "
+            "and obs= in the sample statement of the data"
+        )
+    if structure.draws_keys:
+        found.append(
+            f"model {structure.name} calls numpyro.prng_key(): in a density this is one fixed key, "
+            "the same noise at every position. Make the noise a latent site instead"
+        )
+    for site in structure.sites:
+        rows = site.shape[: len(site.shape) - site.event_dim]
+        terms = jnp.broadcast_shapes(rows, site.batch_shape)
+        if site.kind == "observed" and math.prod(terms) > math.prod(rows) > 1:
+            found.append(
+                f"site {site.name!r}: observations of shape {site.shape} meet a distribution of "
+                f"batch shape {site.batch_shape}, so that {math.prod(rows)} observations make "
+                f"{math.prod(terms)} terms. If that is not meant, align the axes"
+            )
+    return found
+
+
+def _notes(program: Program) -> list[str]:
+    structure = program.structure
+    notes = _warnings(structure)
+    if factors := [n for n in program.factor_names if n not in program.prior_factors]:
+        notes.append(f"factor {listed(factors)} counts as likelihood (see with_prior_factors)")
+    if discrete := structure.named("discrete"):
+        notes.append(f"discrete {listed(discrete)} is summed out exactly")
+    for site in structure.sites:
+        if site.kind != "latent":
+            continue
+        if site.support == "Circular":
+            notes.append(
+                f"site {site.name!r} is an angle, cut open at -pi and pi: a mode there is split in "
+                "two (numpyro.infer.reparam.CircularReparam joins it), and its mean is no angle"
+            )
+        if site.name.endswith("_unobserved"):
+            notes.append(
+                f"site {site.name!r} imputes with obs_mask: {math.prod(site.shape)} latent numbers,"
+                " those of observed entries without a prior and without meaning"
+            )
+        elif site.no_draw:
+            notes.append(
+                f"site {site.name!r}: {site.no_draw}; evidence and prior draws are undefined"
+            )
+    return notes

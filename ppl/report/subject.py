@@ -1,0 +1,139 @@
+"""One set of draws as the report sees it: its scalars, their summary, and which are the worst."""
+
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ppl.diagnostics.convergence import Verdict, judge
+from ppl.draws import Draws
+
+MAX_SHOWN = 20
+MAX_RANKED = 200  # Scalars among which a search for the worst of some kind is made.
+GROUP_BYTES = 2e8  # Of a predictive group: evenly spaced draws beyond that.
+
+
+class Subject:
+    """Draws, with everything about them that more than one section needs, computed once.
+
+    Attributes
+    ----------
+    name
+        What they are called beside others; empty for draws that are alone on the page.
+    prefix
+        Of the anchors of their sections, unique on the page.
+    """
+
+    def __init__(self, draws: Draws, name: str = "", prefix: str = ""):
+        self.draws, self.name, self.prefix = draws, name, prefix
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """The judgement in words."""
+        return judge(self.draws)
+
+    @cached_property
+    def summary(self) -> Any:
+        """The summary of the draws, a row a scalar."""
+        return self.draws.summary()
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Names of the scalars, as the rows of the summary are called."""
+        return [str(label) for label in self.summary.index]
+
+    @cached_property
+    def _places(self) -> list[tuple[str, int]]:
+        return [
+            (name, index)
+            for name, values in self.draws.values.items()
+            for index in range(math.prod(values.shape[2:]))
+        ]
+
+    def place(self, row: int) -> tuple[str, int]:
+        """Name of the value a row belongs to, and the flat index of its element."""
+        return self._places[row]
+
+    def scalar(self, row: int) -> np.ndarray:
+        """Draws of the scalar of one row of the summary, (chain, draw)."""
+        name, index = self._places[row]
+        values = self.draws.values[name]
+        return np.asarray(values.reshape(*values.shape[:2], -1)[..., index], np.float64)
+
+    @cached_property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to summarise."""
+        return self.draws.num_samples == 0 or not self._places
+
+    @cached_property
+    def weights(self) -> np.ndarray | None:
+        """Normalised weights, (chain, draw); None for draws that count the same."""
+        if self.draws.log_weights is None:
+            return None
+        with np.errstate(invalid="ignore"):
+            weights = np.exp(self.draws.pooled_log_weights())
+        return np.where(np.isfinite(weights), weights, 0.0)
+
+    @cached_property
+    def are_chains(self) -> bool:
+        """Whether R-hat, ranks and traces mean something: unweighted draws of a Markov chain."""
+        return self.weights is None and self.draws.run.kind == "markov"
+
+    @property
+    def unit(self) -> str:
+        """What the first axis counts."""
+        return "chain" if self.draws.run.kind == "markov" else "run"
+
+    @cached_property
+    def diverging(self) -> np.ndarray | None:
+        """Which draws ended a divergent trajectory, (chain, draw); None when it is not known."""
+        flags = self.draws.stats.get("diverging")
+        shape = (self.draws.num_chains, self.draws.num_samples)
+        return None if flags is None or flags.shape != shape else flags.astype(bool)
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of the summary; NaN where the summary has none."""
+        if name not in self.summary:
+            return np.full(len(self.summary), np.nan)
+        return self.summary[name].to_numpy(np.float64)
+
+    @cached_property
+    def ranking(self) -> np.ndarray:
+        """Rows of the summary, worst first: by R-hat and by effective sample size."""
+        r_hat, badness = self.column("r_hat"), np.full(len(self.summary), -np.inf)
+        badness = np.fmax(badness, (r_hat - 1) / 0.01)
+        for name in ("ess_bulk", "ess_tail", "ess"):
+            badness = np.fmax(badness, 400 / np.fmax(self.column(name), 1e-9))
+        # A mean that is not finite comes from draws that are not: nothing is worse.
+        badness = np.where(np.isfinite(self.column("mean")), badness, np.inf)
+        return np.argsort(-badness, kind="stable")
+
+    @cached_property
+    def shown(self) -> list[int]:
+        """Rows that get a line in the table: all in their order, or the worst of too many."""
+        if len(self.summary) <= MAX_SHOWN:
+            return list(range(len(self.summary)))
+        return self.ranking[:MAX_SHOWN].tolist()
+
+    def worst(self, keep: int) -> list[int]:
+        """The worst rows, without those that do not vary."""
+        varying = (row for row in self.ranking.tolist() if np.ptp(self.scalar(row)) != 0)
+        return [row for row, _ in zip(varying, range(keep), strict=False)]
+
+    def scalars(self, rows: list[int]) -> Iterator[tuple[str, np.ndarray]]:
+        """Labels and draws of some rows."""
+        for row in rows:
+            yield self.labels[row], self.scalar(row)
+
+    @cached_property
+    def tree(self) -> Any:
+        """The draws as ArviZ sees them, for prior and predictive groups."""
+        return self.draws.to_arviz(max_bytes=GROUP_BYTES)
+
+    def group(self, name: str) -> dict[str, np.ndarray]:
+        """Arrays of a group of the tree, (chain, draw, ...); empty when there is no such group."""
+        if name not in self.tree.children:
+            return {}
+        return {str(k): v.to_numpy() for k, v in self.tree[name].dataset.data_vars.items()}

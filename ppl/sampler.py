@@ -1,0 +1,310 @@
+"""The four contracts a sampler can fulfil, and warm-up.
+
+A sampler is a final Equinox module whose fields are its hyperparameters: numbers are arrays, so a
+new step size does not compile again; sizes are Python ints. It has no state of its own. ``State``
+and ``Info`` are tuples of arrays: the state is what the next step needs, the info is what a
+reader of diagnostics needs. Every info has ``num_evaluations``, the (log-density, gradient)
+evaluations the step spent; its other fields appear in ``draws.stats`` under their own names.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from ppl.energy import Energy, Position
+
+type Exactness = Literal["exact", "asymptotically exact", "biased"]
+
+
+class Sampler(eqx.Module):
+    """What every sampler says about itself, before anything runs.
+
+    Attributes
+    ----------
+    needs
+        Capabilities a target must offer (see `ppl.energy.Energy`); checked before compilation.
+    exactness
+        ``"exact"``: leaves the target invariant, or draws from it; ``"asymptotically exact"``:
+        consistent as its budget grows; ``"biased"``.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"log_density"})
+    exactness: ClassVar[Exactness]
+
+    def check(self, target: Energy) -> None:
+        """Raise an error about this target that ``needs`` cannot express; by default none."""
+
+    def resolve(self, target: Energy) -> Self:
+        """Fill what the user left open (a metric chosen by dimension), before compilation."""
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write the arrays of the sampler (tuned step size, metric, weights of a network)."""
+        eqx.tree_serialise_leaves(path, self)
+
+
+def load_sampler[S: Sampler](path: str | Path, like: S) -> S:
+    """Read what ``sampler.save(path)`` wrote, into the structure of ``like``."""
+    return eqx.tree_deserialise_leaves(path, like)
+
+
+class WarmUp(eqx.Module):
+    """Adaptation of a Markov kernel as a state machine, statistics pooled over chains.
+
+    The driver runs the kernel and calls, in this order:
+
+    1. ``init`` once, with the states of all chains (leading axis ``chain``);
+    2. ``step`` after every kernel step, inside the compiled loop: only cheap work;
+    3. ``end_chunk`` after every chunk, with the chunk's record: moments, metrics.
+
+    ``windows(num_steps)`` gives the lengths of the windows after which ``end_chunk`` is called
+    with ``window_ends`` true. After the last window the kernel that comes back is final.
+    """
+
+    @abstractmethod
+    def windows(self, num_steps: int) -> list[int]:
+        """Lengths that add up to ``num_steps``; plain Python, never traced."""
+
+    @abstractmethod
+    def init(
+        self, rng_key: PRNGKeyArray, target: Energy, kernel: Any, states: Any
+    ) -> tuple[Any, Any]:
+        """Return the kernel to start with and the adaptation state."""
+
+    @abstractmethod
+    def step(self, kernel: Any, adaptation: Any, infos: Any) -> tuple[Any, Any]:
+        """Cheap update after one step of all chains; ``infos`` has a leading chain axis."""
+
+    @abstractmethod
+    def end_chunk(
+        self,
+        rng_key: PRNGKeyArray,
+        target: Energy,
+        kernel: Any,
+        adaptation: Any,
+        states: Any,
+        record: "Record",
+        count: Int[Array, ""],
+        window_ends: Bool[Array, ""],
+        is_last: Bool[Array, ""],
+    ) -> tuple[Any, Any, Any]:
+        """Return kernel, adaptation state and chain states.
+
+        ``record`` has leading axes ``(capacity, chain)``, of which the first ``count`` rows are
+        this chunk's steps. When the kernel's meaning changes (a new metric), so may the states.
+        """
+
+
+class OnePieceWarmUp(eqx.Module):
+    """A tuner that runs in one piece and counts as one chunk (MCLMC's)."""
+
+    @abstractmethod
+    def run(
+        self, rng_key: PRNGKeyArray, target: Energy, kernel: Any, states: Any, num_steps: int
+    ) -> tuple[Any, Any, Int[Array, "2"]]:
+        """Return tuned kernel, chain states, and the evaluations spent."""
+
+
+class Record(eqx.Module):
+    """What one step of all chains leaves behind: the draw, its info, and what warm-up watches.
+
+    ``info`` holds the fields of the kernel's Info by name, and ``lp`` where the state knows it.
+    """
+
+    position: PyTree
+    info: dict[str, Array]
+    watched: Any = ()
+
+
+class MarkovKernel(Sampler):
+    """``x' ~ K(x, .)``, leaving the target invariant (or nearly). One draw a step.
+
+    ``init`` and ``step`` are written for a single chain; the driver vmaps them. The state has a
+    field ``position`` shaped like ``target.template``; a field ``log_density``, when there is
+    one, is reported as ``lp``.
+    """
+
+    fixed_length: ClassVar[bool] = True  # every step costs the same: batches are vmapped
+
+    @abstractmethod
+    def init(self, rng_key: PRNGKeyArray, target: Energy, position: Position) -> Any:
+        """State of a chain that starts at ``position``."""
+
+    @abstractmethod
+    def step(self, rng_key: PRNGKeyArray, target: Energy, state: Any) -> tuple[Any, Any]:
+        """One transition: ``(state, info)``."""
+
+    def warmup(self, target: Energy) -> WarmUp | OnePieceWarmUp | None:
+        """The adaptation this kernel asks for; None: it has nothing to tune."""
+        return None
+
+    def watch(self, state: Any) -> Any:
+        """Arrays of the state, beside the position, that warm-up wants recorded each step."""
+        return ()
+
+    def retune(self, particles: Position, log_weights: Float[Array, " n"], info: Any) -> Self:
+        """Same kernel, tuned to weighted particles; shapes are kept. By default unchanged.
+
+        ``info`` is the info of the last moves (leading axis: particles), or None before any.
+        """
+        return self
+
+
+class ParticleSampler(Sampler):
+    """A population with weights: ``step`` until ``done``, then ``collect``."""
+
+    @abstractmethod
+    def init(self, rng_key: PRNGKeyArray, target: Energy) -> Any:
+        """First population of one run."""
+
+    @abstractmethod
+    def step(self, rng_key: PRNGKeyArray, target: Energy, state: Any) -> tuple[Any, Any]:
+        """One generation: ``(state, info)``."""
+
+    @abstractmethod
+    def done(self, state: Any) -> Bool[Array, ""]:
+        """Whether the run has arrived."""
+
+    @abstractmethod
+    def collect(
+        self, rng_key: PRNGKeyArray, target: Energy, state: Any, history: Any
+    ) -> tuple[Position, Float[Array, " n"] | None, Float[Array, ""] | None]:
+        """``(positions, log_weights, log_evidence)`` of one run; ``history``: its infos."""
+
+
+class DirectSampler(Sampler):
+    """Independent draws, with weights or without, in fixed batches."""
+
+    batch_size: ClassVar[int] = 1024
+    # With a normalised proposal the mean weight is an unbiased estimate of Z.
+    weights_estimate_evidence: ClassVar[bool] = True
+
+    @abstractmethod
+    def draw(
+        self, rng_key: PRNGKeyArray, target: Energy, n: int
+    ) -> tuple[Position, Float[Array, " n"] | None]:
+        """``n`` positions (leading axis) and their unnormalised log-weights, or None."""
+
+    def evaluations(self, n: int) -> tuple[int, int]:
+        """(log-density, gradient) evaluations that ``n`` draws cost."""
+        return (0, 0)
+
+
+class LearnedSampler(Sampler):
+    """A sampler that is trained first: ``step`` is one optimiser update."""
+
+    num_updates: eqx.AbstractVar[int]
+    weights_estimate_evidence: ClassVar[bool] = True
+    batch_size: ClassVar[int] = 1024
+
+    @abstractmethod
+    def init(self, rng_key: PRNGKeyArray, target: Energy) -> Any:
+        """State before training."""
+
+    @abstractmethod
+    def step(self, rng_key: PRNGKeyArray, target: Energy, state: Any) -> tuple[Any, Any]:
+        """One update: ``(state, info)``; an info field ``loss`` is shown while training."""
+
+    def done(self, state: Any) -> Bool[Array, ""]:
+        """Early stopping; by default training runs ``num_updates`` updates."""
+        return jnp.zeros((), bool)
+
+    @abstractmethod
+    def draw(
+        self, rng_key: PRNGKeyArray, target: Energy, state: Any, n: int
+    ) -> tuple[Position, Float[Array, " n"] | None]:
+        """``n`` positions and log-weights from the trained state."""
+
+    def evaluations(self, n: int) -> tuple[int, int]:
+        """(log-density, gradient) evaluations that ``n`` draws cost, training apart."""
+        return (0, 0)
+
+
+class Trained(DirectSampler):
+    """A trained `LearnedSampler` with its state: draws without training."""
+
+    sampler: LearnedSampler
+    state: Any
+
+    @property
+    def needs(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Those of the sampler it came from."""
+        return self.sampler.needs
+
+    @property
+    def exactness(self) -> Exactness:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """That of the sampler it came from."""
+        return self.sampler.exactness
+
+    def draw(
+        self, rng_key: PRNGKeyArray, target: Energy, n: int
+    ) -> tuple[Position, Float[Array, " n"] | None]:
+        """As the trained sampler draws."""
+        return self.sampler.draw(rng_key, target, self.state, n)
+
+    def evaluations(self, n: int) -> tuple[int, int]:
+        """As the trained sampler counts."""
+        return self.sampler.evaluations(n)
+
+
+# Fields ---------------------------------------------------------------------------------------
+
+
+def _number(
+    name: str, value: Any, fits: Callable[[np.ndarray], Any], expected: str
+) -> Float[Array, ""]:
+    if isinstance(value, jax.core.Tracer) or type(value) is object:
+        return value  # inside a transformation: values were checked at the door
+    if value is None or isinstance(value, bool | str):
+        raise ValueError(f"{name} must be {expected}; got {value!r}")
+    try:
+        array = np.asarray(value)
+        good = array.dtype.kind in "iuf" and bool(np.all(fits(array)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be {expected}; got {value!r}") from error
+    if not good:
+        raise ValueError(f"{name} must be {expected}; got {value}")
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating):
+        return value
+    return jnp.asarray(array, jnp.result_type(float))
+
+
+def positive(name: str, **options: Any) -> Any:
+    """Field: a positive, finite number, stored as an array."""
+
+    def convert(value: ArrayLike) -> Float[Array, ""]:
+        return _number(name, value, lambda x: np.isfinite(x) & (x > 0), "a positive number")
+
+    return eqx.field(converter=convert, **options)
+
+
+def fraction(name: str, **options: Any) -> Any:
+    """Field: a number strictly between 0 and 1, stored as an array."""
+
+    def convert(value: ArrayLike) -> Float[Array, ""]:
+        return _number(name, value, lambda x: (x > 0) & (x < 1), "a number between 0 and 1")
+
+    return eqx.field(converter=convert, **options)
+
+
+def size(name: str, minimum: int = 1, **options: Any) -> Any:
+    """Field: a static Python int, at least ``minimum``."""
+
+    def convert(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
+            raise ValueError(f"{name} must be an integer, at least {minimum}; got {value!r}")
+        return int(value)
+
+    return eqx.field(converter=convert, static=True, **options)
+
+
+def where(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:
+    """Elementwise ``jnp.where`` over two pytrees."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
