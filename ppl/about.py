@@ -85,6 +85,6 @@ class CompileClock:
         return cls.seconds
 
     @classmethod
-    def _listen(cls, event: str, duration: float, **_: Any) -> None:
+    def _listen(cls, event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/") and event.endswith("_duration"):
-            cls.seconds += duration
+            cls.seconds += duration_secs

@@ -22,6 +22,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import random
 from jaxtyping import PyTree
@@ -51,7 +52,7 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
 
 
 def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    write_atomically(path, lambda file: np.savez(file, **arrays))
+    write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
 
 def _load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -177,7 +178,7 @@ def _chunks(path: Path, num_draws: int) -> Iterator[dict[str, np.ndarray]]:
 
 def _to_host(tree: PyTree) -> list[np.ndarray]:
     return [
-        np.asarray(random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+        np.asarray(random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
         for x in jax.tree.leaves(eqx.filter(tree, eqx.is_array))
     ]
 
@@ -192,14 +193,16 @@ def _from_host(saved: list[np.ndarray], like: PyTree) -> PyTree:
         )
 
     def restore(array: np.ndarray, leaf: Any) -> Any:
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return random.wrap_key_data(array, impl=random.key_impl(leaf))
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return random.wrap_key_data(jnp.asarray(array), impl=random.key_impl(leaf))
         if array.shape != leaf.shape or array.dtype != leaf.dtype:
             raise CheckpointError(
                 f"the checkpoint holds an array {array.dtype}{list(array.shape)} where this run "
                 f"has {leaf.dtype}{list(leaf.shape)}; it was made with other settings"
             )
-        return jax.device_put(array, leaf.sharding)
+        # Committing an array to the only device would compile everything a second time.
+        spread = len(leaf.sharding.device_set) > 1
+        return jax.device_put(array, leaf.sharding) if spread else jnp.asarray(array)
 
     restored = [restore(a, x) for a, x in zip(saved, leaves, strict=True)]
     return eqx.combine(jax.tree.unflatten(treedef, restored), rest)

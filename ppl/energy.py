@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 from numpyro.distributions import Distribution, biject_to, constraints
 
@@ -40,6 +41,11 @@ class Prior(Protocol):
 
     A prior may also offer ``log_density(position)`` and ``denoise(x, sigma)``.
     """
+
+    @property
+    def template(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of one position."""
+        ...
 
     def sample(self, rng_key: PRNGKeyArray, n: int) -> Position:
         """Draw ``n`` positions, stacked along a new leading axis."""
@@ -104,7 +110,7 @@ class Energy(eqx.Module):
 # Leaves, templates, names ---------------------------------------------------------------------
 
 
-def as_data(tree: PyTree) -> PyTree:
+def as_data(tree: Any) -> Any:
     """Make data traceable: arrays, floats and lists of numbers become JAX arrays.
 
     Ints, bools, strings and None stay as they are: they are static, and a new value compiles
@@ -247,6 +253,7 @@ class LogDensity(Energy):
 
     def log_density(self, position: Position) -> Float[Array, ""]:
         log_density = self.sign * self.fn(self.constrain(position), *self.data)
+        log_density = jnp.asarray(log_density)
         return log_density if self.support is None else log_density + self.log_jacobian(position)
 
     def constrain(self, position: Position) -> Values:
@@ -429,7 +436,7 @@ class DistributionEnergy(Energy):
 
     @property
     def _discrete(self) -> bool:
-        return bool(self.distribution.support.is_discrete)
+        return _is_discrete(self.distribution)
 
     def log_density(self, position: Position) -> Float[Array, ""]:
         log_prob = jnp.sum(self.distribution.log_prob(self.constrain(position)))
@@ -449,6 +456,11 @@ class DistributionEnergy(Energy):
     def sample(self, rng_key: PRNGKeyArray, n: int) -> Position:
         """Draw ``n`` exact positions."""
         return jax.vmap(self.unconstrain)(self.distribution.sample(rng_key, (n,)))
+
+
+def _is_discrete(distribution: Distribution) -> bool:
+    support = distribution.support
+    return support is not None and bool(support.is_discrete)
 
 
 def from_distribution(distribution: Distribution) -> DistributionEnergy:
@@ -474,7 +486,7 @@ def from_distribution(distribution: Distribution) -> DistributionEnergy:
             "use from_log_density for its density alone"
         ) from error
     shape = shaped.shape
-    if not distribution.support.is_discrete:
+    if not _is_discrete(distribution):
         shape = biject_to(distribution.support).inverse_shape(shape)
     return DistributionEnergy(distribution, jax.ShapeDtypeStruct(shape, shaped.dtype))
 
@@ -613,7 +625,7 @@ def tilt(
 def _posterior(prior: Any, fn: Any, data: tuple, strength: ArrayLike, name: str) -> Posterior:
     if isinstance(prior, Distribution):
         prior = from_distribution(prior)
-    if not hasattr(prior, "template") or not isinstance(prior, Prior):
+    if not isinstance(prior, Prior):
         raise TargetError(
             "the prior must be able to draw: from_distribution(...), from_numpyro(...), a "
             f"diffusion prior, or an object with sample(rng_key, n) and template; got "
@@ -622,7 +634,7 @@ def _posterior(prior: Any, fn: Any, data: tuple, strength: ArrayLike, name: str)
     if not callable(fn):
         raise TargetError(f"{name} must be a function {name}(x, *data); got {fn!r}")
     dtype = float_dtype(prior.template)
-    target = Posterior(prior, fn, as_data(data), jnp.asarray(strength, dtype))
+    target = Posterior(prior, fn, as_data(data), jnp.asarray(strength, dtype))  # pyright: ignore[reportCallIssue]
     check_scalar(target.log_likelihood, prior.template, name=getattr(fn, "__name__", name))
     return target
 
@@ -672,7 +684,8 @@ def tempered(reference: Energy, target: Energy, inverse_temperature: ArrayLike) 
     if value is not None and not np.all((value >= 0) & (value <= 1)):
         raise TargetError(f"inverse_temperature must lie in [0, 1]; got {inverse_temperature}")
     dtype = float_dtype(target.template)
-    return Tempered(reference, target, jnp.asarray(inverse_temperature, dtype))
+    b = jnp.asarray(inverse_temperature, dtype)
+    return Tempered(reference, target, b)  # pyright: ignore[reportCallIssue]
 
 
 class Product(Energy):
@@ -707,7 +720,7 @@ def product(*targets: Energy) -> Product:
     if not targets:
         raise TargetError("product takes at least one target")
     _require_same_coordinates(targets, "product")
-    return Product(tuple(targets))
+    return Product(tuple(targets))  # pyright: ignore[reportCallIssue]
 
 
 def _require_same_coordinates(targets: tuple[Energy, ...], what: str) -> None:
@@ -735,7 +748,7 @@ def _require_same_coordinates(targets: tuple[Energy, ...], what: str) -> None:
 
 
 def _is_traced(value: Any) -> bool:
-    return isinstance(value, jax.core.Tracer)
+    return isinstance(value, Tracer)
 
 
 class Stack(eqx.Module):

@@ -8,7 +8,7 @@ memory does not grow with ``num_samples``) and ``until``.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -74,10 +74,12 @@ def _start(
     kernel: Any,
     warmup: Any,
     batched: tuple[Energy, PRNGKeyArray, Position | None],
+    num_chains: int,
     vectorize: bool | None,  # noqa: FBT001
-) -> tuple[MarkovState, Position, Bool[Array, "..."], Int[Array, "..."]]:
-    def one(batched: tuple[Energy, PRNGKeyArray, Position | None]) -> Any:
-        target, chain_keys, positions = batched
+) -> "Started":
+    def one(batched: tuple[Energy, PRNGKeyArray, Position | None]) -> Started:
+        target, rng_key, positions = batched
+        chain_keys = keys.chain_keys(rng_key, num_chains)
         with_gradient = "gradient" in kernel.needs
         if positions is None:
             positions, good, attempts = start.jittered(
@@ -87,21 +89,30 @@ def _start(
             good, _ = start.finite(target, positions, with_gradient=with_gradient)
             attempts = jnp.int32(1)
         # A chain without a finite start begins where a chain that has one does.
-        donor = jnp.where(good, jnp.arange(good.shape[0]), jnp.argmax(good))
-        started = jax.tree.map(lambda x: x[donor], positions)
+        donor = jnp.where(good, jnp.arange(num_chains), jnp.argmax(good))
+        begun = jax.tree.map(lambda x: x[donor], positions)
         start_keys = jax.vmap(keys.key_for, (0, None))(chain_keys, keys.START)
-        states = jax.vmap(kernel.init, (0, None, 0))(start_keys, target, started)
+        states = jax.vmap(kernel.init, (0, None, 0))(start_keys, target, begun)
         tuned, adaptation = kernel, ()
         if warmup is not None and not isinstance(warmup, OnePieceWarmUp):
             key = keys.key_for(chain_keys[0], keys.WARM_UP)
             tuned, adaptation = warmup.init(key, target, kernel, states)
-        return chunks.strong(MarkovState(tuned, adaptation, states)), positions, good, attempts
+        state = chunks.strong(MarkovState(tuned, adaptation, states))
+        return Started(state, chain_keys, positions, good, attempts)
 
-    return (
-        one(batched)
-        if vectorize is None
-        else chunks.over_targets(one, batched, vectorize=vectorize)
-    )
+    if vectorize is None:
+        return one(batched)
+    return chunks.over_targets(one, batched, vectorize=vectorize)
+
+
+class Started(NamedTuple):
+    """State of all chains at step 0, and how the starts were found."""
+
+    state: MarkovState
+    keys: PRNGKeyArray
+    tried: Position
+    good: Bool[Array, "*target chain"]
+    attempts: Int[Array, "*target"]
 
 
 @eqx.filter_jit
@@ -153,7 +164,7 @@ def _end_chunk(
 
 @eqx.filter_jit
 def _tune(
-    warmup: OnePieceWarmUp,
+    warmup: Any,
     batched: tuple[Energy, PRNGKeyArray, MarkovState],
     num_warmup: int,
     vectorize: bool | None,  # noqa: FBT001
@@ -194,34 +205,39 @@ class Chains:
         self.tallies = Tallies()
         self.vectorize = None if num_targets is None else kernel.fixed_length
         self.warmup = kernel.warmup(target) if plan.num_warmup else None
-        lead = () if num_targets is None else (num_targets,)
-        chain_keys = keys.chain_keys(rng_key, plan.num_chains)
-        if num_targets is not None:
-            chain_keys = jax.vmap(keys.chain_keys, (0, None))(
-                jax.vmap(jax.random.fold_in, (None, 0))(rng_key, jnp.arange(num_targets)),
-                plan.num_chains,
-            )
-        self.keys = place(chain_keys)
-        per_step = isinstance(self.warmup, OnePieceWarmUp) or self.warmup is None
-        self.program = MarkovProgram(None if per_step else self.warmup, jnp.int32(plan.num_warmup))
-        self._begin(kernel, place(positions), lead)
+        by_steps = None if isinstance(self.warmup, OnePieceWarmUp) else self.warmup
+        self.program = MarkovProgram(by_steps, jnp.int32(plan.num_warmup))
+        self._begin(kernel, rng_key, positions, num_targets, place)
         self.t = 0  # global steps taken
         self.rows = Rows(plan.num_samples)
 
-    def _begin(self, kernel: MarkovKernel, positions: Position | None, lead: tuple) -> None:
+    def _begin(
+        self,
+        kernel: MarkovKernel,
+        rng_key: PRNGKeyArray,
+        positions: Position | None,
+        num_targets: int | None,
+        place: Callable[[PyTree], PyTree],
+    ) -> None:
         began = time.perf_counter()
-        from_user = positions is not None
-        state, tried, good, attempts = _start(
+        if num_targets is not None:
+            rng_key = jax.vmap(jax.random.fold_in, (None, 0))(rng_key, jnp.arange(num_targets))
+        started = _start(
             kernel,
             self.warmup,
-            (self.target, self.keys, positions),
+            (self.target, rng_key, positions),
+            self.plan.num_chains,
             self.vectorize,
         )
-        good = np.asarray(good)
+        good = np.asarray(started.good)
         if not good.all():
-            self._judge_start(tried, good, lead, from_user=from_user)
-        self.state = state
-        spent = (int(np.sum(attempts)) + good.size // self.plan.num_chains) * self.plan.num_chains
+            lead = () if num_targets is None else (num_targets,)
+            self._judge_start(started.tried, good, lead, from_user=positions is not None)
+        state = started.state
+        self.keys = place(started.keys)
+        self.state = MarkovState(state.kernel, state.adaptation, place(state.chains))
+        attempts = int(np.sum(np.asarray(started.attempts)))
+        spent = attempts * self.plan.num_chains + good.size
         gradients = spent if "gradient" in kernel.needs else 0
         self.tallies.spend("start", [spent, gradients], time.perf_counter() - began)
 
@@ -359,8 +375,9 @@ class Chains:
     # Checkpoints ------------------------------------------------------------------------------
 
     def _save(self, checkpoint: Checkpoint, first: int) -> None:
-        if self.rows.count > first:
-            positions, stats = self.rows.slice(first, self.rows.count)
+        new = self.rows.slice(first, self.rows.count)
+        if new is not None and self.rows.count > first:
+            positions, stats = new
             checkpoint.save_chunk(first, pack(positions, stats, self._values(positions)))
         counters = {
             "t": self.t,
@@ -402,10 +419,7 @@ class Chains:
     # Outcome ----------------------------------------------------------------------------------
 
     def _outcome(self, stopped: str) -> Outcome:
-        kept = self.rows.slice(0, self.plan.num_samples)
-        if kept is None:
-            kept = self._no_rows()
-        positions, stats = kept
+        positions, stats = self.rows.slice(0, self.plan.num_samples) or self._no_rows()
         return Outcome(positions, stats, self.state.kernel, self.tallies, stopped, self.notes)
 
     def so_far(self) -> Outcome:

@@ -265,8 +265,8 @@ class Loop:
 
     def _save(self, first: int) -> None:
         assert self.checkpoint is not None
-        if self.t > first:
-            new = self.rows.slice(first, self.t)
+        new = self.rows.slice(first, self.t)
+        if new is not None and self.t > first:
             self.checkpoint.save_chunk(first, {f"history/{n}": x for n, x in new.items()})
         counters = {
             "t": self.t,

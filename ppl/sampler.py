@@ -16,6 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ppl.energy import Energy, Position
@@ -257,10 +258,8 @@ class Trained(DirectSampler):
 # Fields ---------------------------------------------------------------------------------------
 
 
-def _number(
-    name: str, value: Any, fits: Callable[[np.ndarray], Any], expected: str
-) -> Float[Array, ""]:
-    if isinstance(value, jax.core.Tracer) or type(value) is object:
+def _number(name: str, value: Any, fits: Callable[[np.ndarray], Any], expected: str) -> Any:
+    if isinstance(value, Tracer) or type(value) is object:
         return value  # inside a transformation: values were checked at the door
     if value is None or isinstance(value, bool | str):
         raise ValueError(f"{name} must be {expected}; got {value!r}")
@@ -279,7 +278,7 @@ def _number(
 def positive(name: str, **options: Any) -> Any:
     """Field: a positive, finite number, stored as an array."""
 
-    def convert(value: ArrayLike) -> Float[Array, ""]:
+    def convert(value: ArrayLike) -> Any:
         return _number(name, value, lambda x: np.isfinite(x) & (x > 0), "a positive number")
 
     return eqx.field(converter=convert, **options)
@@ -288,7 +287,7 @@ def positive(name: str, **options: Any) -> Any:
 def fraction(name: str, **options: Any) -> Any:
     """Field: a number strictly between 0 and 1, stored as an array."""
 
-    def convert(value: ArrayLike) -> Float[Array, ""]:
+    def convert(value: ArrayLike) -> Any:
         return _number(name, value, lambda x: (x > 0) & (x < 1), "a number between 0 and 1")
 
     return eqx.field(converter=convert, **options)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from ppl.energy import Energy, Position, TargetError, describe, named
@@ -23,34 +24,33 @@ def jittered(
     least likely to overflow. Returns positions, which of them are finite, and the attempts made.
     """
 
-    def propose(attempt: Array) -> Position:
-        scale = RADIUS * 0.97**attempt
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), target.template)
+    flat, unravel = ravel_pytree(zeros)
 
+    def propose(attempt: Array) -> Position:
+        scale = (RADIUS * 0.97**attempt).astype(flat.dtype)
+
+        # One draw for the whole position: every use of the generator costs compile time.
         def one(key: PRNGKeyArray) -> Position:
-            leaves, treedef = jax.tree.flatten(target.template)
-            subkeys = random.split(random.fold_in(key, attempt), len(leaves))
-            draws = [
-                random.uniform(k, leaf.shape, leaf.dtype, -scale, scale)
-                for k, leaf in zip(subkeys, leaves, strict=True)
-            ]
-            return jax.tree.unflatten(treedef, draws)
+            key = random.fold_in(key, attempt)
+            return unravel(random.uniform(key, flat.shape, flat.dtype, -scale, scale))
 
         return jax.vmap(one)(keys)
 
     def body(carry: Any) -> Any:
         attempt, positions, good = carry
-        proposed = propose(attempt)
         positions = jax.tree.map(
-            lambda old, new: jnp.where(_like(good, old), old, new), positions, proposed
+            lambda old, new: jnp.where(_like(good, old), old, new), positions, propose(attempt)
         )
-        now_good, _ = finite(target, positions, with_gradient=with_gradient)
-        return attempt + 1, positions, now_good
+        good, _ = finite(target, positions, with_gradient=with_gradient)
+        return attempt + 1, positions, good
 
-    first = propose(jnp.int32(0))
-    # The loop evaluates the density in one place: attempt 0 repeats the first proposal.
-    start = (jnp.int32(0), first, jnp.zeros(keys.shape[0], bool))
+    num_chains = keys.shape[0]
+    nowhere = jax.tree.map(lambda x: jnp.zeros((num_chains, *x.shape), x.dtype), zeros)
     attempts, positions, good = lax.while_loop(
-        lambda c: (c[0] < ATTEMPTS) & ~jnp.all(c[2]), body, start
+        lambda c: (c[0] < ATTEMPTS) & ~jnp.all(c[2]),
+        body,
+        (jnp.int32(0), nowhere, jnp.zeros(num_chains, bool)),
     )
     return positions, good, attempts
 
