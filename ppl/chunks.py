@@ -17,9 +17,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax, random
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from ppl.energy import Energy
+from ppl.keys import Keys
 from ppl.sampler import LearnedSampler, ParticleSampler, Record, WarmUp, where
 
 
@@ -28,7 +29,7 @@ class Program(eqx.Module):
 
     @abstractmethod
     def step(
-        self, keys: PRNGKeyArray, target: Energy, state: Any, t: Int[Array, ""]
+        self, keys: Keys, target: Energy, state: Any, t: Int[Array, ""]
     ) -> tuple[Any, Any, "Tally"]:
         """Return the new state, what to write into the buffer, and the counts."""
 
@@ -74,7 +75,7 @@ class MarkovProgram(eqx.Module):
     num_warmup: Int[Array, ""]
 
     def step(
-        self, keys: PRNGKeyArray, target: Energy, state: MarkovState, t: Int[Array, ""]
+        self, keys: Keys, target: Energy, state: MarkovState, t: Int[Array, ""]
     ) -> tuple[MarkovState, Record, Tally]:
         step_keys = jax.vmap(random.fold_in, (0, None))(keys, t)
         kernel, adaptation = state.kernel, state.adaptation
@@ -101,7 +102,7 @@ class ParticleProgram(eqx.Module):
     sampler: ParticleSampler
 
     def step(
-        self, keys: PRNGKeyArray, target: Energy, state: Any, t: Int[Array, ""]
+        self, keys: Keys, target: Energy, state: Any, t: Int[Array, ""]
     ) -> tuple[Any, Any, Tally]:
         step_keys = jax.vmap(random.fold_in, (0, None))(keys, t)
         arrived = jax.vmap(self.sampler.done)(state)
@@ -122,7 +123,7 @@ class LearnedProgram(eqx.Module):
     sampler: LearnedSampler
 
     def step(
-        self, keys: PRNGKeyArray, target: Energy, state: Any, t: Int[Array, ""]
+        self, keys: Keys, target: Energy, state: Any, t: Int[Array, ""]
     ) -> tuple[Any, Any, Tally]:
         state, info = self.sampler.step(random.fold_in(keys, t), target, state)
         return state, reported(info), tally(info)
@@ -154,7 +155,7 @@ def _where_arrays(condition: Bool[Array, ""], yes: Any, no: Any) -> Any:
 def chunk(
     program: Any,
     target: Energy,
-    keys: PRNGKeyArray,
+    keys: Keys,
     state: Any,
     start: Int[Array, ""],
     count: Int[Array, ""],

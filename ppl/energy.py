@@ -14,6 +14,7 @@ second term is ``target.log_jacobian(z)`` and is added exactly once, also in pro
 tempered paths.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -136,7 +137,8 @@ def as_data(tree: Any) -> Any:
             return jnp.asarray(array, dtype=jax.dtypes.canonicalize_dtype(array.dtype))
         return leaf
 
-    return jax.tree.map(convert, tree, is_leaf=_is_number_list)
+    converted: Any = jax.tree.map(convert, tree, is_leaf=_is_number_list)
+    return converted
 
 
 def _is_number_list(tree: Any) -> bool:
@@ -178,6 +180,11 @@ def as_template(template: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
     return converted
 
 
+def dimension(template: PyTree) -> int:
+    """Number of scalars in one position."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(template))
+
+
 def float_dtype(template: PyTree) -> jnp.dtype:
     """Widest floating dtype of a template, or the default one when it has none."""
     leaves = [leaf.dtype for leaf in jax.tree.leaves(template)]
@@ -185,9 +192,9 @@ def float_dtype(template: PyTree) -> jnp.dtype:
     return jnp.result_type(*floats) if floats else jnp.result_type(float)
 
 
-def named(values: Values) -> dict[str, Array]:
+def named(values: Values) -> dict[str, Any]:
     """Flatten a pytree to names: keys joined by ".", tuple items x0, x1, a bare array "x"."""
-    result: dict[str, Array] = {}
+    result: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(values)[0]:
         name = ".".join(_entry_name(entry) for entry in path) or "x"
         if name in result:
@@ -245,15 +252,15 @@ class LogDensity(Energy):
     The one sign change of the library: ``sign = -1`` when the function is an energy.
     """
 
-    fn: Callable[..., Float[Array, ""]]
+    fn: Callable[..., Any]
     data: tuple[Any, ...]
     support: PyTree | None
     template: PyTree[jax.ShapeDtypeStruct]
     sign: int = eqx.field(static=True)
 
-    def log_density(self, position: Position) -> Float[Array, ""]:
-        log_density = self.sign * self.fn(self.constrain(position), *self.data)
-        log_density = jnp.asarray(log_density)
+    # A user's function may return anything until `check_scalar` has seen it: no shape is claimed.
+    def log_density(self, position: Position) -> Any:
+        log_density: Any = jnp.asarray(self.sign * self.fn(self.constrain(position), *self.data))
         return log_density if self.support is None else log_density + self.log_jacobian(position)
 
     def constrain(self, position: Position) -> Values:
@@ -540,7 +547,7 @@ class Posterior(Energy):
     """``prior(x) exp(strength * log_likelihood(x, *data))``, in the prior's coordinates."""
 
     prior: Any
-    log_likelihood_fn: Callable[..., Float[Array, ""]]
+    log_likelihood_fn: Callable[..., Any]
     data: tuple[Any, ...]
     strength: Float[Array, ""]
 
@@ -557,7 +564,7 @@ class Posterior(Energy):
             names += ["denoise"]
         return self._with_gradient(*names)
 
-    def log_likelihood(self, position: Position) -> Float[Array, ""]:
+    def log_likelihood(self, position: Position) -> Any:
         """Log-likelihood (or scaled reward) of a position, in nats."""
         values = self.constrain(position)
         return self.strength * self.log_likelihood_fn(values, *self.data)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import random
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Key, PRNGKeyArray
 
 
 def as_key(rng_key: Any) -> PRNGKeyArray:
@@ -41,7 +41,10 @@ def as_key(rng_key: Any) -> PRNGKeyArray:
     )
 
 
-def chain_keys(rng_key: PRNGKeyArray, num_chains: int) -> PRNGKeyArray:
+Keys = Key[Array, "..."]  # any number of keys: one a chain, one a target and chain
+
+
+def chain_keys(rng_key: PRNGKeyArray, num_chains: int) -> Keys:
     """One key a chain, ``fold_in(rng_key, chain)``; steps fold in their number on top."""
     return jax.vmap(random.fold_in, (None, 0))(rng_key, jnp.arange(num_chains))
 

@@ -20,6 +20,7 @@ from ppl import chunks, keys, start
 from ppl.checkpoint import Checkpoint, pack, unpack
 from ppl.chunks import MarkovProgram, MarkovState
 from ppl.energy import Energy, Position, TargetError
+from ppl.keys import Keys
 from ppl.sampler import MarkovKernel, OnePieceWarmUp
 
 BUFFER_BYTES = 2**25
@@ -73,11 +74,11 @@ class Outcome:
 def _start(
     kernel: Any,
     warmup: Any,
-    batched: tuple[Energy, PRNGKeyArray, Position | None],
+    batched: tuple[Energy, Keys, Position | None],
     num_chains: int,
     vectorize: bool | None,  # noqa: FBT001
 ) -> "Started":
-    def one(batched: tuple[Energy, PRNGKeyArray, Position | None]) -> Started:
+    def one(batched: tuple[Energy, Keys, Position | None]) -> Started:
         target, rng_key, positions = batched
         chain_keys = keys.chain_keys(rng_key, num_chains)
         with_gradient = "gradient" in kernel.needs
@@ -109,7 +110,7 @@ class Started(NamedTuple):
     """State of all chains at step 0, and how the starts were found."""
 
     state: MarkovState
-    keys: PRNGKeyArray
+    keys: Keys
     tried: Position
     good: Bool[Array, "*target chain"]
     attempts: Int[Array, "*target"]
@@ -118,14 +119,14 @@ class Started(NamedTuple):
 @eqx.filter_jit
 def _chunk(
     program: MarkovProgram,
-    batched: tuple[Energy, PRNGKeyArray, MarkovState],
+    batched: tuple[Energy, Keys, MarkovState],
     first: Int[Array, ""],
     count: Int[Array, ""],
     thin: Int[Array, ""],
     capacity: int,
     vectorize: bool | None,  # noqa: FBT001
 ) -> Any:
-    def one(batched: tuple[Energy, PRNGKeyArray, MarkovState]) -> Any:
+    def one(batched: tuple[Energy, Keys, MarkovState]) -> Any:
         target, chain_keys, state = batched
         return chunks.chunk(program, target, chain_keys, state, first, count, thin, capacity)[:3]
 
@@ -139,14 +140,14 @@ def _chunk(
 @eqx.filter_jit
 def _end_chunk(
     warmup: Any,
-    batched: tuple[Energy, PRNGKeyArray, MarkovState, Any],
+    batched: tuple[Energy, Keys, MarkovState, Any],
     first: Int[Array, ""],
     count: Int[Array, ""],
     window_ends: Bool[Array, ""],
     is_last: Bool[Array, ""],
     vectorize: bool | None,  # noqa: FBT001
 ) -> MarkovState:
-    def one(batched: tuple[Energy, PRNGKeyArray, MarkovState, Any]) -> MarkovState:
+    def one(batched: tuple[Energy, Keys, MarkovState, Any]) -> MarkovState:
         target, chain_keys, state, record = batched
         key = jax.random.fold_in(keys.key_for(chain_keys[0], keys.WARM_UP), first + count)
         kernel, adaptation, chains = warmup.end_chunk(
@@ -165,11 +166,11 @@ def _end_chunk(
 @eqx.filter_jit
 def _tune(
     warmup: Any,
-    batched: tuple[Energy, PRNGKeyArray, MarkovState],
+    batched: tuple[Energy, Keys, MarkovState],
     num_warmup: int,
     vectorize: bool | None,  # noqa: FBT001
 ) -> tuple[MarkovState, Int[Array, "..."]]:
-    def one(batched: tuple[Energy, PRNGKeyArray, MarkovState]) -> Any:
+    def one(batched: tuple[Energy, Keys, MarkovState]) -> Any:
         target, chain_keys, state = batched
         key = keys.key_for(chain_keys[0], keys.WARM_UP)
         kernel, chains, spent = warmup.run(key, target, state.kernel, state.chains, num_warmup)
@@ -214,7 +215,7 @@ class Chains:
     def _begin(
         self,
         kernel: MarkovKernel,
-        rng_key: PRNGKeyArray,
+        rng_key: Keys,
         positions: Position | None,
         num_targets: int | None,
         place: Callable[[PyTree], PyTree],

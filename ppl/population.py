@@ -16,6 +16,7 @@ from ppl import chunks, keys
 from ppl.checkpoint import Checkpoint
 from ppl.chunks import LearnedProgram, ParticleProgram
 from ppl.energy import Energy
+from ppl.keys import Keys
 from ppl.markov import Pace, Rows, Tallies
 from ppl.sampler import DirectSampler, LearnedSampler, ParticleSampler, Trained
 
@@ -44,7 +45,7 @@ type Progress = Callable[[int, dict[str, Any]], None]
 
 
 @eqx.filter_jit
-def _first_population(sampler: ParticleSampler, target: Energy, chain_keys: PRNGKeyArray) -> Any:
+def _first_population(sampler: ParticleSampler, target: Energy, chain_keys: Keys) -> Any:
     start_keys = jax.vmap(keys.key_for, (0, None))(chain_keys, keys.START)
     return chunks.strong(jax.vmap(sampler.init, (0, None))(start_keys, target))
 
@@ -53,7 +54,7 @@ def _first_population(sampler: ParticleSampler, target: Energy, chain_keys: PRNG
 def _chunk(
     program: Any,
     target: Energy,
-    run_keys: PRNGKeyArray,
+    run_keys: Keys,
     state: Any,
     first: Int[Array, ""],
     count: Int[Array, ""],
@@ -221,7 +222,7 @@ class Loop:
         self,
         program: Any,
         target: Energy,
-        run_keys: PRNGKeyArray,
+        run_keys: Keys,
         state: Any,
         tallies: Tallies,
         checkpoint: Checkpoint | None,

@@ -10,7 +10,7 @@ evaluations the step spent; its other fields appear in ``draws.stats`` under the
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -42,7 +42,7 @@ class Sampler(eqx.Module):
     def check(self, target: Energy) -> None:
         """Raise an error about this target that ``needs`` cannot express; by default none."""
 
-    def resolve(self, target: Energy) -> Self:
+    def resolve(self, target: Energy) -> "Sampler":
         """Fill what the user left open (a metric chosen by dimension), before compilation."""
         return self
 
@@ -150,7 +150,9 @@ class MarkovKernel(Sampler):
         """Arrays of the state, beside the position, that warm-up wants recorded each step."""
         return ()
 
-    def retune(self, particles: Position, log_weights: Float[Array, " n"], info: Any) -> Self:
+    def retune(
+        self, particles: Position, log_weights: Float[Array, " n"], info: Any
+    ) -> "MarkovKernel":
         """Same kernel, tuned to weighted particles; shapes are kept. By default unchanged.
 
         ``info`` is the info of the last moves (leading axis: particles), or None before any.

@@ -10,20 +10,20 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from ppl.energy import Energy, Position, TargetError, describe, named
+from ppl.keys import Keys
 
 RADIUS = 2.0  # jittered starts are uniform on (-2, 2) in the unconstrained space, as Stan's
 ATTEMPTS = 100
 
 
 def jittered(
-    keys: PRNGKeyArray, target: Energy, *, with_gradient: bool
+    keys: Keys, target: Energy, *, with_gradient: bool
 ) -> tuple[Position, Bool[Array, " chain"], Array]:
     """Uniform starts, drawn again where the density or its gradient is not finite.
 
     Later attempts shrink toward the origin, where the tails of an unconstrained density are
     least likely to overflow. Returns positions, which of them are finite, and the attempts made.
     """
-
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), target.template)
     flat, unravel = ravel_pytree(zeros)
 
