@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from ppl import weights
+from ppl.energy import named
+from ppl.keys import as_key
 from ppl.weights import Estimate
 
 
@@ -140,8 +142,10 @@ class Draws:
         self.history: dict[str, np.ndarray] = {
             name: np.asarray(x) for name, x in (history or {}).items()
         }
-        self._values = None if values is None else {k: np.asarray(v) for k, v in values.items()}
-        self._groups = None if groups is None else dict(groups)
+        self._values = {k: np.asarray(v) for k, v in values.items()} if values else None
+        self.groups: dict[str, Any] = dict(groups or {})
+        self._labels: tuple[dict[str, list[str]], dict[str, Any]] = ({}, {})
+        self.cache: dict[Any, Any] = {}  # of diagnostics that several readers ask for
         self._sizes = self._leading_axes()
 
     def _leading_axes(self) -> tuple[int, int]:
@@ -191,13 +195,20 @@ class Draws:
             return {k: jax.ShapeDtypeStruct(v.shape[2:], v.dtype) for k, v in self._values.items()}
         if self.target is None:
             return self.values
-        return jax.eval_shape(self.target.outputs, self.target.template)
+        return _shapes_of(self.target)
+
+    @property
+    def labels(self) -> tuple[dict[str, list[str]], dict[str, Any]]:
+        """Names of the axes of values, and of the entries of axes, where the model has them."""
+        if hasattr(self.target, "dims"):
+            return dict(self.target.dims), dict(self.target.coords)
+        return self._labels
 
     def __getitem__(self, name: str) -> np.ndarray:
-        names = self.names
-        if name not in names:
-            raise KeyError(unknown_name(name, names))
-        return self.values[name]
+        values = self.values
+        if name not in values:
+            raise KeyError(unknown_name(name, list(values)))
+        return values[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self.names
@@ -266,9 +277,14 @@ class Draws:
             "num_evaluations": self.num_evaluations,
             "history": self.history,
             "values": self._values,
-            "groups": self._groups,
+            "groups": self.groups,
         } | changes
-        return Draws(fields.pop("positions"), **fields)
+        return Draws(fields.pop("positions"), **fields).with_labels(*self._labels)
+
+    def with_labels(self, dims: dict[str, list[str]], coords: dict[str, Any]) -> "Draws":
+        """Name axes and their entries, for draws whose target cannot; changes these draws."""
+        self._labels = (dims, coords)
+        return self
 
     # Weights ----------------------------------------------------------------------------------
 
@@ -316,9 +332,9 @@ class Draws:
         else:
             ancestors = weights.stratified(generator, self.pooled_log_weights().ravel(), n)
         ancestors = generator.permutation(ancestors)
-        return self._take(ancestors[None, :])
+        return self.take(ancestors[None, :])
 
-    def _take(self, ancestors: np.ndarray) -> "Draws":
+    def take(self, ancestors: np.ndarray) -> "Draws":
         """Equally weighted draws at flat indices (chain, draw)."""
 
         def gather(x: np.ndarray) -> np.ndarray:
@@ -386,7 +402,7 @@ class Draws:
                 raise KeyError(unknown_name(name, known))
         return chosen
 
-    def to_arviz(self, *, rng_key: PRNGKeyArray | int = 0, max_bytes: float = 1e9) -> Any:
+    def to_arviz(self, *, rng_key: PRNGKeyArray | int = 0, max_bytes: float | int = 1e9) -> Any:
         """As an ArviZ DataTree.
 
         Groups: posterior and sample_stats; for a NumPyro target with data also observed_data,
@@ -460,9 +476,7 @@ def unknown_name(name: str, names: Sequence[str]) -> str:
 
 def host_generator(rng_key: PRNGKeyArray | int) -> np.random.Generator:
     """NumPy generator seeded by a JAX key: host work needs no compilation."""
-    key = jax.random.key(rng_key) if isinstance(rng_key, int) else rng_key
-    if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.key_data(key)
+    key = jax.random.key_data(as_key(rng_key))
     return np.random.default_rng(np.asarray(key).ravel().tolist())
 
 
@@ -477,20 +491,25 @@ def outputs(target: Any, positions: PyTree) -> dict[str, np.ndarray]:
     Rows go through one compiled function in padded batches whose sizes are powers of four, so
     that few shapes exist and growing draws seldom compile; the target is an argument.
     """
+    if getattr(target, "outputs_are_positions", False):
+        return named(positions)
     leaves = jax.tree.leaves(positions)
     chains, draws = leaves[0].shape[:2]
     total = chains * draws
-    shapes = jax.eval_shape(target.outputs, target.template)
     if total == 0:
+        shapes = _shapes_of(target)
         return {k: np.zeros((chains, draws, *s.shape), s.dtype) for k, s in shapes.items()}
-    row = sum(math.prod(s.shape) * s.dtype.itemsize for s in shapes.values()) or 1
-    batch = min(_power_of_four(total, up=True), _power_of_four(_BATCH_BYTES // row, up=False), 4096)
+    batch = min(_power_of_four(total, up=True), 4096)
+    if total > 4096 or sum(leaf.nbytes for leaf in leaves) > _BATCH_BYTES // 16:
+        shapes = _shapes_of(target)
+        row = sum(math.prod(s.shape) * s.dtype.itemsize for s in shapes.values())
+        batch = min(batch, _power_of_four(_BATCH_BYTES // max(row, 1), up=False))
     flat = jax.tree.map(lambda x: x.reshape(total, *x.shape[2:]), positions)
-    result: dict[str, list[np.ndarray]] = {name: [] for name in shapes}
+    result: dict[str, list[np.ndarray]] = {}
     for start in range(0, total, batch):
         part = jax.tree.map(lambda x: _padded(x[start : start + batch], batch), flat)  # noqa: B023
-        for name, value in _outputs(target, part).items():
-            result[name].append(np.asarray(value)[: total - start])
+        for name, value in zip(*_outputs(target, part), strict=True):
+            result.setdefault(name, []).append(np.asarray(value)[: total - start])
     return {
         name: np.concatenate(parts).reshape(chains, draws, *parts[0].shape[1:])
         for name, parts in result.items()
@@ -498,8 +517,29 @@ def outputs(target: Any, positions: PyTree) -> dict[str, np.ndarray]:
 
 
 @eqx.filter_jit
-def _outputs(target: Any, positions: PyTree) -> dict[str, Any]:
-    return jax.vmap(target.outputs)(positions)
+def _outputs(target: Any, positions: PyTree) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    return _batched(target, positions)
+
+
+def _batched(target: Any, positions: PyTree) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """Names and values apart: JAX sorts the keys of a dict, and names keep the model's order."""
+    names: list[str] = []
+
+    def one(position: PyTree) -> tuple[Any, ...]:
+        named = target.outputs(position)
+        names[:] = named
+        return tuple(named.values())
+
+    values = jax.vmap(one)(positions)
+    return tuple(names), values
+
+
+def _shapes_of(target: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of the named values of one draw."""
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), target.template)
+    names, values = eqx.filter_eval_shape(_batched, target, one)
+    shapes = (jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in values)
+    return dict(zip(names, shapes, strict=True))
 
 
 def _padded(x: np.ndarray, size: int) -> np.ndarray:

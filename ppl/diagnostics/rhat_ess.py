@@ -8,9 +8,10 @@ order ``1 / S`` (the squared z-scores of the half-chain means); above 1.01 the c
 mixed or S is below some hundred. Limits: chains that all miss the same region agree with each
 other. Both sizes need their own estimate of the autocorrelation, reliable from about 50 a chain.
 
-Three differences from ArviZ, all on purpose: a single chain is compared with itself, half against
-half (ArviZ gives NaN); a constant has no effective size (ArviZ gives the number of draws); chains
-stuck at different values have an R-hat of inf.
+Differences from ArviZ, all on purpose: the tails are those of the paper and of Stan, 5 and 95 %
+(ArviZ's summary takes 11 and 89 %, from the size of its default interval); a single chain is
+compared with itself, half against half (ArviZ gives NaN); a constant has no effective size (ArviZ
+gives the number of draws); chains stuck at different values have an R-hat of inf.
 
 References
 ----------
@@ -125,18 +126,33 @@ def _block(x: Chains) -> ChainStatistics:
 # [1], section 4 ---------------------------------------------------------------------------------
 
 
-def _split(x: Chains) -> Chains:
+def _split(x: Chains) -> Float[np.ndarray, "twice half d"]:
     half = x.shape[1] // 2
     return np.concatenate([x[:, :half], x[:, -half:]])
 
 
 def _z_scale(x: Chains) -> Chains:
-    """Normal scores of the ranks over all chains, equation (14)."""
-    from scipy import special, stats
-
+    """Normal scores over all chains."""
     flat = np.ascontiguousarray(x.reshape(-1, x.shape[2]).T)
-    ranks = stats.rankdata(flat, axis=1)
-    return special.ndtri((ranks.T - 3 / 8) / (flat.shape[1] + 1 / 4)).reshape(x.shape)
+    return normal_scores(flat).T.reshape(x.shape)
+
+
+def normal_scores(x: Float[np.ndarray, "d n"]) -> Float[np.ndarray, "d n"]:
+    """Normal scores of the ranks along each row, ties averaged: equation (14) of the paper."""
+    from scipy import special
+
+    size = x.shape[1]
+    order = np.argsort(x, axis=1)
+    ordered = np.take_along_axis(x, order, axis=1)
+    steps = np.arange(size)
+    new = np.ones(x.shape, bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.maximum.accumulate(np.where(new, steps, 0), axis=1)
+    ends = np.roll(new, -1, axis=1)  # the first is always new, so the last always ends
+    last = np.minimum.accumulate(np.where(ends, steps, size)[:, ::-1], axis=1)[:, ::-1]
+    scores = np.empty(x.shape)
+    np.put_along_axis(scores, order, (first + last) / 2 + 1, axis=1)
+    return special.ndtri((scores - 3 / 8) / (size + 1 / 4))
 
 
 def _rhat(halves: Chains, z: Chains) -> Scalars:
@@ -158,8 +174,10 @@ def _rhat_plain(x: Chains) -> Scalars:
 
 def _ess_tail(x: Chains) -> Scalars:
     low, high = np.quantile(x, [0.05, 0.95], axis=(0, 1))
-    below = _ess(_split((x <= low).astype(np.float64)))
-    return np.fmin(below, _ess(_split((x <= high).astype(np.float64))))
+    sizes = [_ess(_split((x <= q).astype(np.float64))) for q in (low, high)]
+    # A quantile of a discrete scalar may be its largest value, which has no error at all.
+    whole = float(2 * x.shape[0] * (x.shape[1] // 2))
+    return np.minimum(*(np.nan_to_num(size, nan=whole) for size in sizes))
 
 
 def _ess(x: Chains) -> Scalars:
@@ -194,7 +212,8 @@ def _autocovariance(x: Chains) -> Float[np.ndarray, "draw d"]:
     centred = x - x.mean(axis=1, keepdims=True)
     # FFTs run along the last, contiguous axis.
     series = np.ascontiguousarray(np.moveaxis(centred, 1, 2))
-    spectrum = fft.rfft(series, fft.next_fast_len(2 * n, real=True), axis=-1)
-    power = (spectrum.real**2 + spectrum.imag**2).mean(axis=0)
-    acov = fft.irfft(power, fft.next_fast_len(2 * n, real=True), axis=-1)
+    length = fft.next_fast_len(2 * n, real=True)
+    spectrum = np.asarray(fft.rfft(series, length, axis=-1))
+    power = (np.real(spectrum) ** 2 + np.imag(spectrum) ** 2).mean(axis=0)
+    acov = np.asarray(fft.irfft(power, length, axis=-1))
     return np.ascontiguousarray(acov[:, :n].T) / n
