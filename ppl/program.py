@@ -8,10 +8,10 @@ term, and terms are told apart by the site they come from, never by a scale put 
 (NumPyro writes log-Jacobians as observed factors, so scaling those tempers the Jacobian as well).
 """
 
-import math
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,24 +24,21 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from numpyro import handlers
 from numpyro.distributions import biject_to
 
+from ppl import predict
 from ppl.energy import Energy, Position, TargetError, as_data, require_template
-from ppl.sites import (
-    JACOBIAN,
-    FixedKey,
-    Forget,
-    Message,
-    Rows,
-    Site,
+from ppl.sites import JACOBIAN, FixedKey, Forget, Message, Rows, place, read_model, run
+from ppl.structure import (
+    Labels,
     Structure,
+    axes_of,
+    check_labels,
     listed,
-    place,
-    read_model,
-    run,
+    missing_values,
+    notes_of,
+    warnings_of,
 )
 
 type Sites = dict[str, Array]
-
-BATCH_NUMBERS = 2**22  # numbers one batch of predictions may hold by default
 
 
 class Term(NamedTuple):
@@ -56,20 +53,6 @@ class Term(NamedTuple):
     log_prob: Any
 
 
-@dataclass(frozen=True, eq=False)
-class _Labels:
-    """Names of axes and of their entries. All labels are equal: new ones compile nothing anew."""
-
-    coords: Mapping[str, np.ndarray] = field(default_factory=dict)
-    dims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Labels)
-
-    def __hash__(self) -> int:
-        return hash(_Labels)
-
-
 class Program(Energy):
     """A NumPyro model with its data, on its unconstrained space. Made by `from_numpyro`.
 
@@ -77,10 +60,10 @@ class Program(Energy):
     something is missing, `notes` says what a reader of the results should know.
 
     Prior and likelihood are split by site. Observed sites and ``numpyro.factor`` are likelihood
-    (move some to the prior with `with_prior_factors`); all else is prior. Two conventions differ
-    from NumPyro's potential energy: ``handlers.scale`` around a latent site scales its
-    log-probability but not its log-Jacobian, which belongs to the space, and a discrete latent
-    site is summed out (funsor must be installed).
+    (move some to the prior with `with_prior_factors`); all else is prior. Discrete latent sites are
+    summed out where funsor is installed. ``handlers.mask`` takes an element out with its
+    log-Jacobian, as in NumPyro; ``handlers.scale`` scales log-probabilities but not the
+    log-Jacobian, which belongs to the space (NumPyro's potential energy scales both).
     """
 
     template: dict[str, jax.ShapeDtypeStruct]
@@ -88,8 +71,7 @@ class Program(Energy):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     structure: Structure = eqx.field(static=True)
-    prior_factors: tuple[str, ...] = eqx.field(static=True)
-    labels: _Labels = eqx.field(static=True)
+    labels: Labels = eqx.field(static=True)
 
     # The density ------------------------------------------------------------------------------
 
@@ -167,7 +149,9 @@ class Program(Energy):
                 f"log_likelihood_at takes fewer rows than the {plate.size} of plate "
                 f"{plate.name!r}; got {len(indices)}. For all rows remove subsample_size"
             )
-        dims = {s.name: [d for n, d, _ in s.plates if n == plate.name] for s in self._sites}
+        dims = {
+            s.name: [d for n, d, _ in s.plates if n == plate.name] for s in self.structure.sites
+        }
         rows = [
             jnp.sum(jnp.take(log_prob, indices, axis=dims[name][0]))
             for name, log_prob in self.pointwise_log_likelihood(position).items()
@@ -185,13 +169,16 @@ class Program(Energy):
         """Position of the values of the latent sites; other entries are not looked at."""
         return self._position(self._run_with(values))
 
-    def outputs(self, position: Position) -> Sites:
-        """Values of latent and deterministic sites, in model order.
+    def outputs(self, position: Position) -> OrderedDict[str, Array]:
+        """Values of latent and deterministic sites, in model order, which JAX keeps.
 
         Where discrete sites are summed out a deterministic site may have no value, so these are
         left out.
         """
-        return self._outputs(self._run_at(position, *self._any_rows()))
+        kinds = ("latent",) if self.is_enumerated else ("latent", "deterministic")
+        sites = self._run_at(position, *self._any_rows())
+        # JAX sorts the names of a dict, but not those of an OrderedDict.
+        return OrderedDict((name, sites[name]["value"]) for name in self.structure.named(*kinds))
 
     # Draws ------------------------------------------------------------------------------------
 
@@ -202,7 +189,7 @@ class Program(Energy):
         position.
         """
         self._require("sample")
-        return _prior_positions(self, rng_key, n)
+        return predict.prior_positions(self, rng_key, n)
 
     def prior_predictive(self, rng_key: PRNGKeyArray, n: int) -> Sites:
         """Draw ``n`` times from the joint law of all sites, observed ones included.
@@ -211,7 +198,7 @@ class Program(Energy):
         by draw. A model that computes with its data (an autoregression) predicts one step ahead.
         """
         self._require("prior_predictive")
-        return _prior_draws(self, rng_key, n)
+        return predict.prior_draws(self, rng_key, n)
 
     def predict(self, rng_key: PRNGKeyArray, values: Mapping[str, Any]) -> Sites:
         """Draw the observed sites anew, given the values of the latent sites of one draw.
@@ -239,14 +226,14 @@ class Program(Energy):
             Draws computed at once. By default as many as hold about four million numbers.
         """
         self._require("posterior_predictive")
-        return self._in_batches(_predict, rng_key, values, batch_size)
+        return predict.in_batches(predict.data, self, rng_key, values, batch_size)
 
     def log_likelihood_of_draws(
         self, values: Mapping[str, Any], *, batch_size: int | None = None
     ) -> dict[str, np.ndarray]:
         """`pointwise_log_likelihood` of every draw ``(chain, draw)``, in batches as above."""
         self._require("pointwise_log_likelihood")
-        return self._in_batches(_pointwise, random.key(0), values, batch_size)
+        return predict.in_batches(predict.pointwise, self, None, values, batch_size)
 
     # Names ------------------------------------------------------------------------------------
 
@@ -273,7 +260,8 @@ class Program(Energy):
     @property
     def observed_data(self) -> dict[str, np.ndarray]:
         """Data by observed site."""
-        return {name: np.asarray(value) for name, value in _observed(self).items()}
+        data = _observed(self)
+        return {name: np.asarray(data[name]) for name in self.observed_names}
 
     def with_prior_factors(self, *names: str) -> "Program":
         """Return this program with these factors (or observed sites) counted as prior.
@@ -287,7 +275,8 @@ class Program(Energy):
                 f"with_prior_factors: {listed(unknown)} is no factor and no observed site of "
                 f"model {self.structure.name}, which has {listed(known) or 'none'}"
             )
-        return replace(self, prior_factors=names)
+        names += self.structure.named("auxiliary")
+        return replace(self, structure=read_model(self.model, self.args, self.kwargs, names))
 
     def with_coords(
         self,
@@ -303,13 +292,12 @@ class Program(Energy):
         dims
             Names of the axes of a site: all of them, or only those that no plate has named.
         """
-        labels = _Labels(
+        labels = Labels(
             {name: np.asarray(entries) for name, entries in (coords or {}).items()},
             {name: tuple(names) for name, names in (dims or {}).items()},
         )
-        program = replace(self, labels=labels)
-        _check_labels(program)
-        return program
+        check_labels(self.structure, labels)
+        return replace(self, labels=labels)
 
     @property
     def dims(self) -> dict[str, list[str]]:
@@ -318,8 +306,7 @@ class Program(Energy):
         An axis made by a plate carries its name; others come from ``infer={"event_dims": ...}``
         or `with_coords`, or are called ``{site}_dim_{i}`` as ArviZ does.
         """
-        given = self.labels.dims
-        return {site.name: _dims(site, given.get(site.name, ())) for site in self._sites}
+        return axes_of(self.structure, self.labels)
 
     @property
     def coords(self) -> dict[str, np.ndarray]:
@@ -329,7 +316,7 @@ class Program(Energy):
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the results should know about this model."""
-        return tuple(_notes(self))
+        return tuple(notes_of(self.structure))
 
     # Capabilities -----------------------------------------------------------------------------
 
@@ -360,7 +347,7 @@ class Program(Energy):
                         "simulation-based calibration are undefined. Give it a proper prior, or "
                         "use MCMC, which needs none"
                     )
-            if terms := self.prior_factors + structure.named("auxiliary"):
+            if terms := structure.named("auxiliary"):
                 return (
                     f"{model} counts {listed(terms)} as prior: drawing its sites one by one does "
                     "not draw from that prior"
@@ -388,8 +375,6 @@ class Program(Energy):
                     f"minibatches of {model} need exactly one numpyro.plate that holds every "
                     f"observed site; its plates are {listed(p.name for p in structure.plates)}"
                 )
-            if self.prior_factors:
-                return f"{model} counts {listed(self.prior_factors)}, in the same plate, as prior"
         return ""
 
     def _require(self, capability: str) -> None:
@@ -402,32 +387,8 @@ class Program(Energy):
         """Every term of the log-density at one position, in model order, as numbers."""
         require_template(position, self.template, "position")
         self._require("log_density")
-        if self.is_enumerated:
-            parts = zip(("prior", "likelihood"), self.log_parts(position), strict=True)
-            return [Term("all sites", kind, np.nan, np.asarray(value)) for kind, value in parts]
         kinds, numbers = _explain(self, position)
         return [Term(*kind, *map(np.asarray, n)) for kind, n in zip(kinds, numbers, strict=True)]
-
-    def blame(self, position: Position) -> str:
-        """Return a sentence on the first site that is not finite at a position; "" if none is."""
-        finite: list[Term] = []
-        for term in self.explain(position):
-            if np.isfinite(term.log_prob):
-                finite.append(term)
-                continue
-            what = {"log_jacobian": "log-Jacobian"}.get(term.kind, f"log {term.kind}")
-            last = finite[-1] if finite else None
-            before = (
-                f"the last finite term is the log {last.kind.removeprefix('log_')} of site "
-                f"{last.site!r}, {float(last.log_prob):.6g}"
-                if last
-                else "no term before it is finite"
-            )
-            return (
-                f"the {what} of site {term.site!r} is {float(term.log_prob)} at the value "
-                f"{np.array2string(term.value, precision=4, threshold=6)}; {before}"
-            )
-        return ""
 
     # Runs of the model ------------------------------------------------------------------------
 
@@ -437,7 +398,7 @@ class Program(Energy):
 
     def _run_with(self, values: Mapping[str, Any], *inner: Any) -> dict[str, Message]:
         if missing := [name for name in self.latent_names if name not in values]:
-            raise TargetError(_missing(self, missing, values))
+            raise TargetError(missing_values(self.structure, missing, values))
         known = handlers.substitute(data={n: jnp.asarray(values[n]) for n in self.latent_names})
         inner = inner or (*self._keys(), *self._any_rows())
         return run(self.model, self.args, self.kwargs, known, *inner).sites
@@ -468,13 +429,7 @@ class Program(Energy):
 
     @property
     def _likelihood_names(self) -> tuple[str, ...]:
-        names = self.structure.named("observed", "factor")
-        return tuple(name for name in names if name not in self.prior_factors)
-
-    @property
-    def _sites(self) -> list[Any]:
-        kinds = ("latent", "deterministic", "observed", "factor")
-        return [site for site in self.structure.sites if site.kind in kinds]
+        return self.structure.named("observed", "factor")
 
     def _terms(self, sites: dict[str, Message]) -> list[Term]:
         likelihood = self._likelihood_names
@@ -498,41 +453,14 @@ class Program(Energy):
         terms = self._terms(sites)
         return {term.site: term.log_prob for term in terms if term.kind == "likelihood"}
 
-    def _outputs(self, sites: dict[str, Message]) -> Sites:
-        kinds = ("latent",) if self.is_enumerated else ("latent", "deterministic")
-        return {name: sites[name]["value"] for name in self.structure.named(*kinds)}
-
     def _position(self, sites: dict[str, Message]) -> Position:
         return {
             name: biject_to(sites[name]["fn"].support).inv(sites[name]["value"])
             for name in self.latent_names
         }
 
-    def _in_batches(
-        self, fn: Callable, rng_key: PRNGKeyArray, values: Mapping[str, Any], size: int | None
-    ) -> dict[str, np.ndarray]:
-        latent = _draws_of(self, values)
-        lead = next(iter(latent.values())).shape[:2]
-        total = math.prod(lead)
-        flat = {name: x.reshape(total, *x.shape[2:]) for name, x in latent.items()}
-        if size is None:
-            size = BATCH_NUMBERS // sum(math.prod(site.shape) for site in self._sites)
-        size = min(max(size, 1), total)
-        parts = []
-        for start in range(0, total, size):
-            # The last batch repeats its last draw: one shape, one compilation.
-            index = np.minimum(np.arange(start, start + size), total - 1)
-            part = fn(self, rng_key, jnp.asarray(index), {n: x[index] for n, x in flat.items()})
-            parts.append({n: np.asarray(x)[: total - start] for n, x in part.items()})
-        return {
-            name: np.concatenate([part[name] for part in parts]).reshape(
-                *lead, *parts[0][name].shape[1:]
-            )
-            for name in parts[0]
-        }
 
-
-def from_numpyro(model: Callable, /, *args: Any, **kwargs: Any) -> Program:
+def from_numpyro(model: Any, /, *args: Any, **kwargs: Any) -> Program:
     """Make a target of a NumPyro model and its arguments.
 
     Parameters
@@ -574,7 +502,7 @@ def from_numpyro(model: Callable, /, *args: Any, **kwargs: Any) -> Program:
     """
     data_args, data_kwargs = as_data(args), as_data(kwargs)
     structure = read_model(model, data_args, data_kwargs)
-    for warning in _warnings(structure):
+    for warning in warnings_of(structure):
         warnings.warn(warning, UserWarning, stacklevel=2)
     return Program(
         template=_template(structure),
@@ -582,8 +510,7 @@ def from_numpyro(model: Callable, /, *args: Any, **kwargs: Any) -> Program:
         args=data_args,
         kwargs=data_kwargs,
         structure=structure,
-        prior_factors=(),
-        labels=_Labels(),
+        labels=Labels(),
     )
 
 
@@ -595,48 +522,6 @@ def _template(structure: Structure) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-# Compiled loops over draws --------------------------------------------------------------------
-
-
-@eqx.filter_jit
-def _prior_positions(program: Program, rng_key: PRNGKeyArray, n: int) -> Position:
-    def one(key: PRNGKeyArray) -> Position:
-        seed = handlers.seed(rng_seed=key)
-        position = program._position(run(program.model, program.args, program.kwargs, seed).sites)
-        return jax.tree.map(_finite, position)
-
-    return jax.vmap(one)(random.split(rng_key, n))
-
-
-def _finite(z: Array) -> Array:
-    edge = -math.log(jnp.finfo(z.dtype).tiny)
-    return jnp.nan_to_num(z, nan=jnp.nan, posinf=edge, neginf=-edge)
-
-
-@eqx.filter_jit
-def _prior_draws(program: Program, rng_key: PRNGKeyArray, n: int) -> Sites:
-    forget = Forget(frozenset(program.observed_names))
-    names = program.structure.named("latent", "deterministic", "observed")
-
-    def one(key: PRNGKeyArray) -> Sites:
-        seed = handlers.seed(rng_seed=key)
-        sites = run(program.model, program.args, program.kwargs, seed, forget).sites
-        return {name: sites[name]["value"] for name in names}
-
-    return jax.vmap(one)(random.split(rng_key, n))
-
-
-@eqx.filter_jit
-def _predict(program: Program, rng_key: PRNGKeyArray, index: Array, values: Sites) -> Sites:
-    return jax.vmap(lambda i, v: program.predict(random.fold_in(rng_key, i), v))(index, values)
-
-
-@eqx.filter_jit
-def _pointwise(program: Program, rng_key: PRNGKeyArray, index: Array, values: Sites) -> Sites:
-    del rng_key, index
-    return jax.vmap(lambda v: program._pointwise(program._run_with(v)))(values)
-
-
 @eqx.filter_jit
 def _observed(program: Program) -> Sites:
     zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in program.template.items()}
@@ -646,150 +531,18 @@ def _observed(program: Program) -> Sites:
 
 @eqx.filter_jit
 def _explain(program: Program, position: Position) -> tuple[list, list]:
-    terms = program._terms(program._run_at(position))
+    if program.is_enumerated:
+        log_prior, log_likelihood = program.log_parts(position)
+        everywhere = "all sites"
+        terms = [
+            Term(everywhere, "prior", jnp.nan, log_prior),
+            Term(everywhere, "likelihood", jnp.nan, log_likelihood),
+        ]
+    else:
+        terms = program._terms(program._run_at(position))
     return [t[:2] for t in terms], [(t.value, jnp.sum(t.log_prob)) for t in terms]
 
 
 def _total(terms: list[Term], *kinds: str) -> Float[Array, ""]:
     sums = [jnp.sum(term.log_prob) for term in terms if term.kind in kinds]
     return sum(sums, start=jnp.zeros((), jnp.result_type(float)))
-
-
-def _draws_of(program: Program, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    if missing := [name for name in program.latent_names if name not in values]:
-        raise TargetError(_missing(program, missing, values))
-    shapes = {site.name: site.shape for site in program.structure.sites}
-    latent = {name: np.asarray(values[name]) for name in program.latent_names}
-    lead = next(iter(latent.values())).shape[:2]
-    for name, x in latent.items():
-        if len(lead) != 2 or x.shape != (*lead, *shapes[name]):
-            raise TargetError(
-                f"draws of {name!r} should have shape (chain, draw, *{shapes[name]}), all with the "
-                f"same chains and draws; got {x.shape}"
-            )
-    return latent
-
-
-def _missing(program: Program, missing: list[str], values: Mapping[str, Any]) -> str:
-    return (
-        f"values of {listed(missing)} are missing: model {program.structure.name} has the latent "
-        f"sites {listed(program.latent_names)}; got {listed(values) or 'none'}"
-    )
-
-
-# Names and notes ------------------------------------------------------------------------------
-
-
-def _dims(site: Site, given: tuple[str, ...]) -> list[str]:
-    names = [f"{site.name}_dim_{i}" for i in range(len(site.shape))]
-    free = set(range(len(names)))
-    shift = site.event_dim
-    if site.kind == "deterministic":
-        # Its event dimensions are not recorded: the first shift under which all plates fit.
-        fits = (
-            e
-            for e in range(len(names))
-            if all(
-                len(names) - e + dim >= 0 and site.shape[len(names) - e + dim] == size
-                for _, dim, size in site.plates
-            )
-        )
-        shift = next(fits, len(names))
-    for plate, dim, size in site.plates:
-        axis = len(names) - shift + dim
-        if axis >= 0 and site.shape[axis] == size:
-            names[axis] = plate
-            free.discard(axis)
-    for axis, name in zip(
-        range(len(names) - site.event_dim, len(names)), site.event_dims, strict=False
-    ):
-        names[axis] = name
-        free.discard(axis)
-    if not given:
-        return names
-    if len(given) == len(names):
-        return list(given)
-    if len(given) != len(free):
-        raise TargetError(
-            f"dims of {site.name!r}: its shape {site.shape} has {len(names)} axes, of which "
-            f"{len(free)} have no name yet; got the names {given}"
-        )
-    for axis, name in zip(sorted(free), given, strict=True):
-        names[axis] = name
-    return names
-
-
-def _check_labels(program: Program) -> None:
-    """Raise unless every label names something and fits its axis."""
-    sites = {site.name: site for site in program._sites}
-    if unknown := [name for name in program.labels.dims if name not in sites]:
-        raise TargetError(
-            f"dims: {listed(unknown)} is no site of model {program.structure.name}, which has "
-            f"{listed(sites)}"
-        )
-    sizes = {
-        dim: size
-        for name, dims in program.dims.items()
-        for dim, size in zip(dims, sites[name].shape, strict=True)
-    }
-    for name, labels in program.labels.coords.items():
-        if name not in sizes:
-            raise TargetError(
-                f"coords: no axis is called {name!r}; model {program.structure.name} has the axes "
-                f"{listed(sizes) or 'none'}. Name an axis with dims={{site: [{name!r}]}}"
-            )
-        if labels.shape != (sizes[name],):
-            raise TargetError(
-                f"coords: {name!r} has {sizes[name]} entries; got labels of shape {labels.shape}"
-            )
-
-
-def _warnings(structure: Structure) -> list[str]:
-    found = []
-    if not structure.named("observed", "factor"):
-        found.append(
-            f"model {structure.name} observes nothing: its posterior is its prior. Pass the data, "
-            "and obs= in the sample statement of the data"
-        )
-    if structure.draws_keys:
-        found.append(
-            f"model {structure.name} calls numpyro.prng_key(): in a density this is one fixed key, "
-            "the same noise at every position. Make the noise a latent site instead"
-        )
-    for site in structure.sites:
-        rows = site.shape[: len(site.shape) - site.event_dim]
-        terms = jnp.broadcast_shapes(rows, site.batch_shape)
-        if site.kind == "observed" and math.prod(terms) > math.prod(rows) > 1:
-            found.append(
-                f"site {site.name!r}: observations of shape {site.shape} meet a distribution of "
-                f"batch shape {site.batch_shape}, so that {math.prod(rows)} observations make "
-                f"{math.prod(terms)} terms. If that is not meant, align the axes"
-            )
-    return found
-
-
-def _notes(program: Program) -> list[str]:
-    structure = program.structure
-    notes = _warnings(structure)
-    if factors := [n for n in program.factor_names if n not in program.prior_factors]:
-        notes.append(f"factor {listed(factors)} counts as likelihood (see with_prior_factors)")
-    if discrete := structure.named("discrete"):
-        notes.append(f"discrete {listed(discrete)} is summed out exactly")
-    for site in structure.sites:
-        if site.kind != "latent":
-            continue
-        if site.support == "Circular":
-            notes.append(
-                f"site {site.name!r} is an angle, cut open at -pi and pi: a mode there is split in "
-                "two (numpyro.infer.reparam.CircularReparam joins it), and its mean is no angle"
-            )
-        if site.name.endswith("_unobserved"):
-            notes.append(
-                f"site {site.name!r} imputes with obs_mask: {math.prod(site.shape)} latent numbers,"
-                " those of observed entries without a prior and without meaning"
-            )
-        elif site.no_draw:
-            notes.append(
-                f"site {site.name!r}: {site.no_draw}; evidence and prior draws are undefined"
-            )
-    return notes

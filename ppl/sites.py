@@ -5,13 +5,12 @@ sampled. What it learns (names, kinds, shapes, plates) is hashable and is kept f
 with data of equal shapes. What cannot be a density is refused here, by the name of the site.
 """
 
-import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -26,18 +25,10 @@ from numpyro.distributions.util import sum_rightmost
 from numpyro.primitives import Messenger
 
 from ppl.energy import TargetError
+from ppl.structure import Kind, Plate, Site, Structure, listed, refuse, refuse_subsampled
 
 type Message = dict[str, Any]
-type Kind = Literal["latent", "discrete", "observed", "factor", "auxiliary", "deterministic"]
-
 JACOBIAN = "log_jacobian_of"  # key of ``infer``: the latent site whose log-Jacobian a factor is
-
-# Group and sample dimension names of ArviZ: as names of sites they make draws unreadable there.
-RESERVED = frozenset(
-    "posterior prior sample_stats log_likelihood log_prior posterior_predictive prior_predictive "
-    "predictions observed_data constant_data predictions_constant_data unconstrained_posterior "
-    "warmup_posterior warmup_sample_stats sample_stats_prior chain draw sample".split()
-)
 
 
 # Handlers -------------------------------------------------------------------------------------
@@ -145,64 +136,6 @@ def _is_identity(bijection: Any) -> bool:
 # Facts ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Site:
-    """One named site.
-
-    *Observed* sites and *factors* are the likelihood unless the user says otherwise; *auxiliary*
-    ones come from a reparametrisation and belong to the prior.
-    """
-
-    name: str
-    kind: Kind
-    shape: tuple[int, ...]
-    plates: tuple[tuple[str, int, int], ...]  # name, dim, rows used
-    is_scanned: bool = False
-    position_shape: tuple[int, ...] = ()
-    batch_shape: tuple[int, ...] = ()
-    event_dim: int = 0
-    event_dims: tuple[str, ...] = ()
-    distribution: str = ""
-    support: str = ""
-    is_enumerable: bool = False
-    no_draw: str = ""  # why a prior draw of this site does not exist
-
-
-@dataclass(frozen=True)
-class Plate:
-    """A plate of ``size`` rows, of which the model uses ``used``."""
-
-    name: str
-    size: int
-    used: int
-
-
-@dataclass(frozen=True)
-class Structure:
-    """All there is to know about a model before it computes anything."""
-
-    name: str
-    sites: tuple[Site, ...]
-    plates: tuple[Plate, ...]
-    draws_keys: bool
-    row_plate: Plate | None = None  # the one plate that holds all observed sites
-    follows_rows: bool = False  # the model indexes its data by the rows of that plate
-
-    def named(self, *kinds: Kind) -> tuple[str, ...]:
-        """Names of the sites of some kinds, in model order."""
-        return tuple(site.name for site in self.sites if site.kind in kinds)
-
-    @property
-    def subsampled(self) -> tuple[Plate, ...]:
-        """Plates that use some of their rows only."""
-        return tuple(plate for plate in self.plates if plate.used != plate.size)
-
-    @property
-    def enumeration_dim(self) -> int:
-        """First batch dimension left of all plates, where discrete sites are laid out."""
-        return min((dim for site in self.sites for _, dim, _ in site.plates), default=0) - 1
-
-
 def _bases(fn: Any) -> list[Any]:
     """Return the distribution and those it wraps: expanded, masked, transformed."""
     chain = [fn]
@@ -240,9 +173,10 @@ def _describe(message: Message) -> Site:
         batch_shape=tuple(fn.batch_shape),
         event_dim=fn.event_dim,
         event_dims=tuple(message["infer"].get("event_dims", ())),
-        distribution=type(base).__name__,
+        distribution=type(base).__name__.removesuffix("Probs").removesuffix("Logits"),
         support=_support(fn),
         is_enumerable=bool(fn.has_enumerate_support),
+        is_scaled=message["scale"] is not None,
         no_draw=_no_draw(message) if kind == "latent" else "",
     )
 
@@ -327,8 +261,12 @@ def model_name(model: Callable) -> str:
     return getattr(model, "__name__", type(model).__name__)
 
 
-def read_model(model: Callable, args: tuple, kwargs: dict) -> Structure:
+def read_model(
+    model: Any, args: tuple, kwargs: dict, prior_factors: tuple[str, ...] = ()
+) -> Structure:
     """Facts about a model with these arguments, which `ppl.energy.as_data` has converted.
+
+    Sites in ``prior_factors`` become auxiliary.
 
     Raises
     ------
@@ -345,15 +283,25 @@ def read_model(model: Callable, args: tuple, kwargs: dict) -> Structure:
     typed = tuple((type(leaf), leaf) for leaf in leaves)
     shapes = tuple((x.shape, x.dtype) for x in arrays)
     x64 = jnp.result_type(float) == jnp.float64
-    try:
-        hash(typed)
-    except TypeError:
-        return _read.__wrapped__(treedef, typed, array_treedef, shapes, x64)
-    return _read(treedef, typed, array_treedef, shapes, x64)
+    for leaf in leaves:
+        if not isinstance(leaf, Hashable):
+            raise TargetError(
+                f"an argument of model {model_name(model)} holds a {type(leaf).__name__}, which is "
+                "neither data (arrays, numbers, pytrees of these) nor a setting that can be "
+                "compared (ints, strings, functions)"
+            )
+    return _read(treedef, typed, array_treedef, shapes, prior_factors, x64)
 
 
 @lru_cache(maxsize=256)
-def _read(treedef: Any, typed: tuple, array_treedef: Any, shapes: tuple, x64: Any) -> Structure:
+def _read(
+    treedef: Any,
+    typed: tuple,
+    array_treedef: Any,
+    shapes: tuple,
+    prior_factors: tuple[str, ...],
+    x64: Any,
+) -> Structure:
     del x64  # part of the key: shapes are those of this mode
     rest = jax.tree.unflatten(treedef, [leaf for _, leaf in typed])
     arrays = jax.tree.unflatten(array_treedef, [jax.ShapeDtypeStruct(*x) for x in shapes])
@@ -365,21 +313,21 @@ def _read(treedef: Any, typed: tuple, array_treedef: Any, shapes: tuple, x64: An
 
     try:
         structure = facts()
+        sites = [
+            replace(site, kind="auxiliary") if site.name in prior_factors else site
+            for site in structure.sites
+        ]
+        structure = replace(structure, sites=tuple(sites))
     except TargetError:
         raise
     except Exception as error:
         raise _explained(model_name(rest[0]), error) from error
-    _refuse(structure)
+    refuse(structure)
     plate = _row_plate(structure)
     follows = plate is not None and _follows_rows(structure, plate, facts)
-    if structure.subsampled and not follows:
-        raise TargetError(
-            f"model {structure.name} uses {_shares(structure)}: a density needs all rows. Remove "
-            "subsample_size. (A minibatch sampler can use the model as it is if one plate holds "
-            "all observed sites and no latent one, and the data are indexed by its rows: "
-            "`with numpyro.plate(...) as rows`, obs=y[rows].)"
-        )
-    return replace(structure, row_plate=plate, follows_rows=follows)
+    structure = replace(structure, row_plate=plate, follows_rows=follows)
+    refuse_subsampled(structure)
+    return structure
 
 
 def _row_plate(structure: Structure) -> Plate | None:
@@ -389,7 +337,13 @@ def _row_plate(structure: Structure) -> Plate | None:
         return None
     common = set.intersection(*({name for name, _, _ in site.plates} for site in sites))
     plates = [plate for plate in structure.plates if plate.name in common]
-    return plates[0] if len(plates) == 1 else None
+    if len(plates) != 1:
+        return None
+    # A prior that lies in some rows only could not be evaluated.
+    held = {
+        name for site in structure.sites if site.kind == "auxiliary" for name, *_ in site.plates
+    }
+    return None if plates[0] in structure.subsampled and plates[0].name in held else plates[0]
 
 
 def _follows_rows(structure: Structure, plate: Plate, facts: Callable[..., Structure]) -> bool:
@@ -412,7 +366,7 @@ def _follows_rows(structure: Structure, plate: Plate, facts: Callable[..., Struc
     return True
 
 
-# Refusals -------------------------------------------------------------------------------------
+# Errors of the model --------------------------------------------------------------------------
 
 _NO_STATE = {
     "param": (
@@ -425,18 +379,6 @@ _NO_STATE = {
         "argument"
     ),
 }
-
-
-def listed(names: Any) -> str:
-    """Names for a message."""
-    return ", ".join(repr(name) for name in names)
-
-
-def _shares(structure: Structure) -> str:
-    return ", ".join(
-        f"{plate.used} of {plate.size} rows of plate {plate.name!r}"
-        for plate in structure.subsampled
-    )
 
 
 def _check_arguments(model: Callable, args: tuple, kwargs: dict) -> None:
@@ -482,64 +424,3 @@ def _explained(name: str, error: Exception) -> TargetError:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
-
-
-def _refuse(structure: Structure) -> None:
-    """Raise if the model has no density."""
-    discrete = [site for site in structure.sites if site.kind == "discrete"]
-    if discrete:
-        _refuse_discrete(structure, discrete)
-    if not structure.named("latent"):
-        raise TargetError(
-            f"model {structure.name} has no latent site: nothing to infer. Every sample site is "
-            f"observed ({listed(structure.named('observed')) or 'there is none'})"
-        )
-    plates = [plate.name for plate in structure.plates]
-    if clash := [name for name in [s.name for s in structure.sites] + plates if name in RESERVED]:
-        raise TargetError(
-            f"{listed(clash)}: ArviZ uses this name for a group or for a dimension of the draws; "
-            "rename the site or plate"
-        )
-    for plate in structure.subsampled:
-        local = [
-            site.name
-            for site in structure.sites
-            if site.kind == "latent" and plate.name in {name for name, _, _ in site.plates}
-        ]
-        if local:
-            raise TargetError(
-                f"plate {plate.name!r} uses {plate.used} of {plate.size} rows and holds the latent "
-                f"{listed(local)}: which rows these belong to changes with every draw. Remove "
-                "subsample_size"
-            )
-
-
-def _refuse_discrete(structure: Structure, discrete: list[Site]) -> None:
-    what = ", ".join(f"{site.name!r} ({site.distribution})" for site in discrete)
-    by_hand = (
-        "sum it out by hand (dist.MixtureSameFamily, or logsumexp over its states in "
-        "numpyro.factor), or use a sampler of discrete states, such as a GFlowNet, on a target "
-        "written for it"
-    )
-    if infinite := [site for site in discrete if not site.is_enumerable]:
-        raise TargetError(
-            f"discrete latent {what}: "
-            + ", ".join(f"{site.name!r} has the support {site.support}" for site in infinite)
-            + ", over which no finite sum runs. Truncate it to a Categorical, integrate it by "
-            f"hand (Poisson and Gamma give dist.GammaPoisson), {by_hand}"
-        )
-    if importlib.util.find_spec("funsor") is None:
-        raise TargetError(
-            f"discrete latent {what}: a density on the reals cannot hold it. Install funsor "
-            f"(pip install funsor), and it is summed out exactly; or {by_hand}"
-        )
-    for site in structure.sites:
-        dims = {dim for _, dim, _ in site.plates}
-        for dim in range(-len(site.batch_shape), 0):
-            leading = site.is_scanned and dim == -len(site.batch_shape)
-            if site.batch_shape[dim] > 1 and dim not in dims and not leading:
-                raise TargetError(
-                    f"discrete latent {what} is summed out by funsor, which needs a numpyro.plate "
-                    f"for every batch dimension; site {site.name!r} has batch shape "
-                    f"{site.batch_shape} and none for dimension {dim}"
-                )
