@@ -1,0 +1,265 @@
+"""What ``ppl sample``, ``ppl report``, ``ppl compare`` and ``ppl list`` do."""
+
+import argparse
+import contextlib
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ppl.datafile import InputError
+from ppl.modelfile import (
+    fields_of,
+    input_errors,
+    load_target,
+    make_sampler,
+    nearest,
+    parse_settings,
+    sampler_class,
+    split_settings,
+    table,
+)
+
+OK, NOT_TRUSTED, BAD_INPUT, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+DRAWS, SUMMARY, REPORT, CHECKPOINT = "draws.nc", "summary.csv", "report.html", "checkpoint"
+MAX_ROWS = 40  # of the summary that is printed
+
+
+class Failure(Exception):
+    """What is said on standard error, and the exit code."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
+def explained(error: Exception) -> tuple[int, str]:
+    """Exit code and message of whatever a command raised."""
+    if isinstance(error, Failure):
+        return error.code, str(error)
+    if isinstance(error, InputError):
+        return BAD_INPUT, str(error)
+    return FAILED, (
+        f"{type(error).__name__}: {error} (run the command again with --traceback to see where)"
+    )
+
+
+# The commands ---------------------------------------------------------------------------------
+
+
+def sample(options: argparse.Namespace) -> int:
+    """Run ``ppl sample``."""
+    import ppl
+    from ppl.sampler import DirectSampler
+
+    out, say = Path(options.out), _Teller(quiet=options.quiet)
+    _check_folder(out, resume=options.resume, overwrite=options.overwrite)
+    cls = sampler_class(options.sampler)
+    fields, sizes = split_settings(options, cls)
+    sampler = make_sampler(cls, fields)
+    with input_errors():
+        target, source = load_target(options.model, options.data)
+    say.aside(f"data: {source}" if source else "")
+    if options.overwrite:
+        _clear(out)
+    with _saving(out):
+        out.mkdir(parents=True, exist_ok=True)
+    # A direct sampler has no state to save: the same key gives the same draws.
+    checkpoint = None if isinstance(sampler, DirectSampler) else out / CHECKPOINT
+    with input_errors(), _saving(out):
+        draws = ppl.sample(
+            sampler, target, progress=not options.quiet, checkpoint=checkpoint, **sizes
+        )
+    interrupted = draws.run.stopped == "interrupted"
+    if interrupted and draws.num_samples == 0:
+        raise Failure(
+            f"interrupted before the first draw; the same command with --resume goes on from "
+            f"{out / CHECKPOINT}",
+            INTERRUPTED,
+        )
+    status = _save(draws, out, say)
+    if interrupted:
+        say.aside(f"interrupted: these are the draws so far; --resume goes on in {out}")
+        return INTERRUPTED
+    return status
+
+
+def _save(draws: Any, out: Path, say: "_Teller") -> int:
+    """Write draws, summary and report; print the summary and the verdict."""
+    import ppl
+    from ppl.checkpoint import write_atomically
+
+    summary = draws.summary()
+    with _saving(out):
+        draws.save(out / DRAWS)
+        write_atomically(out / SUMMARY, lambda file: file.write(summary.to_csv().encode()))
+    say(_header(draws))
+    say(summary.to_string(max_rows=MAX_ROWS, float_format="{:.4g}".format))
+    status = _say_verdict(draws, say)
+    with _saving(out):
+        ppl.report(draws, out / REPORT)
+    say(f"{out / DRAWS}  {out / SUMMARY}  {out / REPORT}")
+    return status
+
+
+def report(options: argparse.Namespace) -> int:
+    """Run ``ppl report``."""
+    import ppl
+
+    say = _Teller(quiet=options.quiet)
+    runs = [Path(run) for run in options.runs]
+    names = [run.resolve().name if run.is_dir() else run.stem for run in runs]
+    if len(set(names)) < len(names):
+        raise InputError(f"runs side by side need names that differ; got {', '.join(names)}")
+    if len(runs) > 1 and not options.out:
+        raise InputError("a report on several runs needs --out, such as --out side_by_side.html")
+    beside = runs[0] / REPORT if runs[0].is_dir() else runs[0].with_suffix(".html")
+    path = Path(options.out or beside)
+    draws = {name: _load(run) for name, run in zip(names, runs, strict=True)}
+    with _saving(path):
+        ppl.report(draws if len(draws) > 1 else draws[names[0]], path)
+    codes = []
+    for name, each in draws.items():
+        say(f"{name}: {_header(each)}" if len(draws) > 1 else _header(each))
+        codes.append(_say_verdict(each, say))
+    say(str(path))
+    return max(codes)
+
+
+def _load(run: Path) -> Any:
+    """Draws of a run's folder, finished or killed, of a checkpoint, or of a file."""
+    import ppl
+
+    place = run
+    if run.is_dir() and (run / DRAWS).exists():
+        place = run / DRAWS
+    elif (run / CHECKPOINT).is_dir():
+        place = run / CHECKPOINT
+    with input_errors(OSError):
+        return ppl.load(place)
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Run ``ppl compare``."""
+    import ppl
+
+    compare = getattr(ppl, "compare", None)
+    if compare is None:
+        raise Failure(
+            "this version of ppl has no ppl.compare, so `ppl compare` does nothing", FAILED
+        )
+    say = _Teller(quiet=options.quiet)
+    settings = parse_settings(options.set)
+    names = [name.strip() for name in options.samplers.split(",") if name.strip()]
+    if len(set(names)) < max(len(names), 2):
+        raise InputError(f"compare takes two samplers or more, each once; got {options.samplers}")
+    classes = {name: sampler_class(name) for name in names}
+    fields: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for key, value in settings.items():
+        name, _, field = key.rpartition(".")
+        if name not in fields:
+            raise InputError(f"--set {key}: write SAMPLER.FIELD, such as {names[0]}.step_size=0.1")
+        known = fields_of(classes[name])
+        if field not in known:
+            raise InputError(f"{name} has no field {field!r}; {nearest(field, known)}")
+        fields[name][field] = value
+    chosen = {name: make_sampler(cls, fields[name]) for name, cls in classes.items()}
+    with input_errors():
+        target, source = load_target(options.model, options.data)
+        say.aside(f"data: {source}" if source else "")
+        extra = {} if options.budget is None else {"budget": options.budget}
+        result = compare(target, chosen, rng_key=options.seed, **extra)
+    say(result.table.to_string(float_format="{:.4g}".format))
+    say(str(result.recommendation))
+    if options.out:
+        with _saving(Path(options.out)):
+            result.report(options.out)
+        say(options.out)
+    return OK
+
+
+def list_samplers(options: argparse.Namespace) -> int:
+    """Run ``ppl list``."""
+    rows = table()
+    shown = rows if options.all else [row for row in rows if row.tier == "core"]
+    width = max(len(row.name) for row in shown)
+    for row in shown:
+        print(f"{row.name:<{width}}  {row.exactness:<20}  {row.title}")
+    if len(shown) < len(rows):
+        print(f"and {len(rows) - len(shown)} more: ppl list --all", file=sys.stderr)
+    return OK
+
+
+# The output folder ----------------------------------------------------------------------------
+
+
+def _check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; name a folder")
+    if not out.is_dir() or not any(out.iterdir()) or resume or overwrite:
+        return
+    raise InputError(
+        f"--out {out} exists and is not empty. Add --resume to go on with the run in it (and to "
+        f"extend it, with more --samples), --overwrite to replace its {DRAWS}, {SUMMARY}, "
+        f"{REPORT} and {CHECKPOINT}/, or name another folder"
+    )
+
+
+def _clear(out: Path) -> None:
+    """Remove the files of an earlier run; whatever else is in the folder stays."""
+    for name in (DRAWS, SUMMARY, REPORT):
+        (out / name).unlink(missing_ok=True)
+    if (out / CHECKPOINT).is_dir():
+        shutil.rmtree(out / CHECKPOINT)
+
+
+@contextlib.contextmanager
+def _saving(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Failure(
+            f"could not write to {place}: {error}. No file there is half-written. Free some space "
+            "(or get the right to write) and give the command again; `ppl sample` goes on where "
+            "it was with --resume",
+            FAILED,
+        ) from error
+
+
+# Words ----------------------------------------------------------------------------------------
+
+
+class _Teller:
+    """Prints results to standard output and remarks to standard error, unless told to be quiet."""
+
+    def __init__(self, *, quiet: bool):
+        self.quiet = quiet
+
+    def __call__(self, text: str) -> None:
+        if not self.quiet:
+            print(text)
+
+    def aside(self, text: str) -> None:
+        """Print a remark."""
+        if text and not self.quiet:
+            print(f"ppl: {text}", file=sys.stderr)
+
+
+def _header(draws: Any) -> str:
+    """First and last lines of the draws' own description: what they are, what they cost."""
+    lines = repr(draws).splitlines()
+    return "\n".join(
+        [lines[0], *(x for x in lines[1:] if " evaluations in " in x or "note: " in x)]
+    )
+
+
+def _say_verdict(draws: Any, say: _Teller) -> int:
+    from ppl.diagnostics.convergence import judge
+
+    verdict = judge(draws)
+    say(verdict.headline)
+    for line in (*verdict.reasons, *(f"To do: {advice}" for advice in verdict.advice)):
+        say(textwrap.fill(line, 100, initial_indent="- ", subsequent_indent="  "))
+    return OK if verdict.status in ("good", "caution") else NOT_TRUSTED

@@ -1,0 +1,36 @@
+"""Every example runs as a script; its last line compares a number with a known value."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_example_runs(path, tmp_path):
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", str(path)],
+        cwd=tmp_path,
+        env={**os.environ, "SMOKE": "1", "MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert any(character.isdigit() for character in ran.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_example_is_a_page(path):
+    """A title underlined, cells, and lines that fit a page; nothing private is used."""
+    lines = path.read_text().splitlines()
+    assert lines[0] == '"""'
+    assert set(lines[2]) == {"="}
+    assert len(lines[2]) == len(lines[1])
+    assert any(line == "# %%" for line in lines)
+    assert not [line for line in lines if "import _" in line or "._" in line]
