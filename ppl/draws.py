@@ -218,7 +218,8 @@ class Draws:
 
     def __repr__(self) -> str:
         run = self.run
-        unit = "runs" if run.kind in ("particle", "learned") else "chains"
+        unit = "run" if run.kind in ("particle", "learned") else "chain"
+        unit += "" if self.num_chains == 1 else "s"
         lines = [
             f"Draws: {run.sampler_name} on {run.target}, {self.num_chains} {unit} "
             f"x {self.num_samples} draws" + (", weighted" if self.log_weights is not None else "")

@@ -286,7 +286,7 @@ def _mixing(
             "bad",
             "The chains move too slowly to have seen the same region.",
             "Run a longer warm-up and more draws; reparametrise what is strongly correlated or "
-            "funnel-shaped (non-centred hierarchies), or use a dense metric.",
+            "funnel-shaped (non-centred hierarchies), or let NUTS adapt a dense metric.",
         )
 
 
