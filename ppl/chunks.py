@@ -41,20 +41,14 @@ class Program(eqx.Module):
 class Tally(eqx.Module):
     """Counts summed over the steps of a chunk, also over those that thinning drops."""
 
-    evaluations: Int[Array, "2"]
-    diverging: Int[Array, ""]
+    evaluations: Int[Array, "*chain 2"]
+    diverging: Int[Array, "*chain"]
 
 
 def tally(info: Any) -> Tally:
-    """Sum the evaluations and divergences of a batch of infos."""
-    return _sum(info.num_evaluations, getattr(info, "diverging", jnp.zeros((), bool)))
-
-
-def _sum(evaluations: Int[Array, "..."], diverging: Bool[Array, "..."]) -> Tally:
-    return Tally(
-        jnp.sum(jnp.reshape(evaluations, (-1, 2)), axis=0, dtype=jnp.int32),
-        jnp.sum(diverging, dtype=jnp.int32),
-    )
+    """Evaluations and divergences of a step, chain by chain: a sum would cost its own loop."""
+    diverging = getattr(info, "diverging", jnp.zeros(info.num_evaluations.shape[:-1], bool))
+    return Tally(info.num_evaluations.astype(jnp.int32), diverging.astype(jnp.int32))
 
 
 # Programs -------------------------------------------------------------------------------------
@@ -111,7 +105,7 @@ class ParticleProgram(eqx.Module):
         counted = jnp.where(arrived[:, None], 0, info.num_evaluations)
         diverging = getattr(info, "diverging", jnp.zeros(arrived.shape, bool)) & ~arrived
         history = reported(info) | {"arrived": arrived}
-        return state, history, _sum(counted, diverging)
+        return state, history, Tally(counted.astype(jnp.int32), diverging.astype(jnp.int32))
 
     def done(self, state: Any) -> Bool[Array, ""]:
         return jnp.all(jax.vmap(self.sampler.done)(state))
@@ -197,8 +191,12 @@ def chunk(
     def body(carry: Any) -> Any:
         i, arrays, buffer, total, _ = carry
         arrays, left, counts, done = one(operands, start + i, arrays)
-        # The last of every `thin` steps is what stays in its row.
-        buffer = jax.tree.map(lambda b, v: b.at[i // thin].set(v), buffer, left)
+        # The last of every `thin` steps is what stays in its row. (`.at[].set` is a scatter, which
+        # costs more than all of a cheap step.)
+        row = i // thin
+        buffer = jax.tree.map(
+            lambda b, v: lax.dynamic_update_index_in_dim(b, v, row, 0), buffer, left
+        )
         return i + 1, arrays, buffer, jax.tree.map(jnp.add, total, counts), done
 
     def unfinished(carry: Any) -> Bool[Array, ""]:

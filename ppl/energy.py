@@ -17,6 +17,7 @@ tempered paths.
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -96,6 +97,11 @@ class Energy(eqx.Module):
     def outputs(self, position: Position) -> dict[str, Array]:
         """Named values of one draw, as they appear in ``draws[name]``."""
         return named(self.constrain(position))
+
+    @property
+    def outputs_are_positions(self) -> bool:
+        """Whether `outputs` only names the parts of the position: then nothing is computed."""
+        return False
 
     def refuse(self, capability: str) -> str:
         """Why ``capability`` is not in `offers`, and what to write instead."""
@@ -263,6 +269,10 @@ class LogDensity(Energy):
         log_density: Any = jnp.asarray(self.sign * self.fn(self.constrain(position), *self.data))
         return log_density if self.support is None else log_density + self.log_jacobian(position)
 
+    @property
+    def outputs_are_positions(self) -> bool:
+        return self.support is None
+
     def constrain(self, position: Position) -> Values:
         if self.support is None:
             return position
@@ -296,7 +306,7 @@ def _log_jacobian(support: PyTree, position: Position) -> Float[Array, ""]:
         return jnp.sum(transform.log_abs_det_jacobian(z, transform(z)))
 
     terms = jax.tree.leaves(jax.tree.map(one, support, position, is_leaf=_is_constraint))
-    return sum(terms[1:], start=terms[0])
+    return reduce(jnp.add, terms)
 
 
 def _unconstrained_template(support: PyTree, template: PyTree) -> PyTree:
@@ -390,7 +400,7 @@ def _from_function(
     template = as_template(template)
     if support is not None:
         template = _unconstrained_template(support, template)
-    target = LogDensity(fn, as_data(data), support, template, sign)
+    target = LogDensity(fn=fn, data=as_data(data), support=support, template=template, sign=sign)
     check_scalar(target.log_density, template, name=getattr(fn, "__name__", "fn"))
     return target
 
@@ -495,7 +505,8 @@ def from_distribution(distribution: Distribution) -> DistributionEnergy:
     shape = shaped.shape
     if not _is_discrete(distribution):
         shape = biject_to(distribution.support).inverse_shape(shape)
-    return DistributionEnergy(distribution, jax.ShapeDtypeStruct(shape, shaped.dtype))
+    template = jax.ShapeDtypeStruct(shape, shaped.dtype)
+    return DistributionEnergy(distribution=distribution, template=template)
 
 
 class Samples(Energy):
@@ -537,7 +548,7 @@ def from_samples(rows: PyTree) -> Samples:
             f"axes {sorted(sizes)}"
         )
     template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows)
-    return Samples(rows, template)
+    return Samples(rows=rows, template=template)
 
 
 # Algebra --------------------------------------------------------------------------------------

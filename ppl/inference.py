@@ -519,8 +519,8 @@ class _Bar:
         step_size = getattr(run.state.kernel, "step_size", None)
         if step_size is not None:
             notes["step size"] = f"{float(np.mean(np.asarray(step_size))):.3g}"
-        if run.rows.arrays is not None and "diverging" in run.rows.arrays[1]:
-            notes["divergences"] = str(int(run.rows.arrays[1]["diverging"][: run.rows.count].sum()))
+        if not warm:
+            notes["divergences"] = str(run.tallies.divergences)
         self.bar.set_postfix(notes, refresh=False)
         self.bar.update(steps)
 

@@ -24,7 +24,7 @@ from ppl.keys import Keys
 from ppl.sampler import MarkovKernel, OnePieceWarmUp
 
 BUFFER_BYTES = 2**25
-MAX_ROWS = 4096
+MAX_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Tallies:
     evaluations: dict[str, list[int]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     warmup_divergences: int = 0
+    divergences: int = 0
 
     def spend(self, phase: str, evaluations: Any, seconds: float) -> None:
         spent = [int(n) for n in np.reshape(np.asarray(evaluations), (-1, 2)).sum(0)]
@@ -67,6 +68,7 @@ class Outcome:
 
 
 # The compiled parts ---------------------------------------------------------------------------
+# Counts and flags are NumPy arrays on the host and traced within.
 # ``vectorize``: None for one target; for a stack of targets, whether to vmap or to map over it.
 
 
@@ -120,9 +122,9 @@ class Started(NamedTuple):
 def _chunk(
     program: MarkovProgram,
     batched: tuple[Energy, Keys, MarkovState],
-    first: Int[Array, ""],
-    count: Int[Array, ""],
-    thin: Int[Array, ""],
+    first: Any,
+    count: Any,
+    thin: Any,
     capacity: int,
     vectorize: bool | None,  # noqa: FBT001
 ) -> Any:
@@ -141,10 +143,10 @@ def _chunk(
 def _end_chunk(
     warmup: Any,
     batched: tuple[Energy, Keys, MarkovState, Any],
-    first: Int[Array, ""],
-    count: Int[Array, ""],
-    window_ends: Bool[Array, ""],
-    is_last: Bool[Array, ""],
+    first: Any,
+    count: Any,
+    window_ends: Any,
+    is_last: Any,
     vectorize: bool | None,  # noqa: FBT001
 ) -> MarkovState:
     def one(batched: tuple[Energy, Keys, MarkovState, Any]) -> MarkovState:
@@ -321,7 +323,7 @@ class Chains:
         count = pace.steps(limit, thin, capacity)
         batched = (self.target, self.keys, self.state)
         state, buffer, counts = _chunk(
-            self.program, batched, jnp.int32(self.t), jnp.int32(count), jnp.int32(thin),
+            self.program, batched, _int(self.t), _int(count), _int(thin),
             capacity, self.vectorize,
         )  # fmt: skip
         if is_window and self.program.warmup is not None:
@@ -329,10 +331,10 @@ class Chains:
             state = _end_chunk(
                 self.warmup,
                 (self.target, self.keys, state, buffer),
-                jnp.int32(self.t),
-                jnp.int32(count),
-                jnp.bool_(window_ends),
-                jnp.bool_(window_ends and self.t + count == plan.num_warmup),
+                _int(self.t),
+                _int(count),
+                np.asarray(window_ends),
+                np.asarray(window_ends and self.t + count == plan.num_warmup),
                 self.vectorize,
             )
         jax.block_until_ready(state)
@@ -345,8 +347,10 @@ class Chains:
         seconds = time.perf_counter() - began
         pace.learn(count, seconds)
         self.tallies.spend("warmup" if is_window else "sample", counts.evaluations, seconds)
+        diverging = int(np.sum(counts.diverging))
         if is_window:
-            self.tallies.warmup_divergences += int(np.sum(counts.diverging))
+            self.tallies.warmup_divergences += diverging
+        self.tallies.divergences += 0 if is_window else diverging
         if checkpoint is not None:
             self._save(checkpoint, first)
         progress(count, self)
@@ -386,6 +390,7 @@ class Chains:
             "evaluations": self.tallies.evaluations,
             "seconds": self.tallies.seconds,
             "warmup_divergences": self.tallies.warmup_divergences,
+            "divergences": self.tallies.divergences,
             "notes": self.notes,
         }
         checkpoint.save_state(self.state, counters)
@@ -407,6 +412,7 @@ class Chains:
         self.tallies.evaluations = counters["evaluations"]
         self.tallies.seconds = counters["seconds"]
         self.tallies.warmup_divergences = counters["warmup_divergences"]
+        self.tallies.divergences = counters["divergences"]
         self.notes = counters["notes"]
         for arrays in checkpoint.chunks(counters["draws"]):
             self.rows.append(unpack(arrays, self.target.template))
@@ -429,6 +435,11 @@ class Chains:
 
     def _no_rows(self) -> tuple[PyTree, dict[str, np.ndarray]]:
         return jax.tree.map(lambda x: np.asarray(x)[None][:0], self.state.chains.position), {}
+
+
+def _int(value: int) -> np.ndarray:
+    """Traced int: a NumPy array reaches the program without an eager conversion."""
+    return np.asarray(value, np.int32)
 
 
 class Rows:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
 from ppl import chunks, keys
 from ppl.checkpoint import Checkpoint
@@ -56,8 +56,8 @@ def _chunk(
     target: Energy,
     run_keys: Keys,
     state: Any,
-    first: Int[Array, ""],
-    count: Int[Array, ""],
+    first: Any,
+    count: Any,
     capacity: int,
 ) -> Any:
     return chunks.chunk(program, target, run_keys, state, first, count, jnp.int32(1), capacity)
@@ -251,8 +251,8 @@ class Loop:
     def _advance(self, count: int, pace: Pace, progress: Progress, phase: str) -> None:
         began, first = time.perf_counter(), self.t
         state, buffer, counts, steps, done = _chunk(
-            self.program, self.target, self.keys, self.state, jnp.int32(first), jnp.int32(count),
-            ROWS,
+            self.program, self.target, self.keys, self.state,
+            np.asarray(first, np.int32), np.asarray(count, np.int32), ROWS,
         )  # fmt: skip
         steps = int(steps)
         self.rows.append(jax.tree.map(lambda x: np.asarray(x)[:steps], buffer))
