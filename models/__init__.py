@@ -1,0 +1,1 @@
+"""Targets with known facts: densities, programs, inverse problems, environments."""
