@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from ppl.report.plots import Panel
-from ppl.report.svg import minus, scientific
+from ppl.report.svg import Real, minus, scientific
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,6 @@ class Figure:
     caption: str
     legend: Sequence[tuple[str, str]] = ()
     folded: Sequence[Panel] = ()
-    large: bool = False
     kind: str = "figure"
 
 
@@ -89,16 +88,15 @@ def figure(
     *,
     legend: Sequence[tuple[str, str]] = (),
     first: int = 9,
-    large: bool = False,
 ) -> list[Block]:
     """A figure of the panels that could be drawn; none when there is none."""
     drawn = [panel for panel in panels if panel is not None]
     if not drawn:
         return []
-    return [Figure(drawn[:first], caption, legend, drawn[first:], large)]
+    return [Figure(drawn[:first], caption, legend, drawn[first:])]
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def number(value: Real | None, digits: int = 3) -> str:
     """A number for reading: significant digits, separators of thousands, a real minus sign."""
     if value is None or math.isnan(value):
         return "–"
@@ -112,30 +110,33 @@ def number(value: float | None, digits: int = 3) -> str:
     return minus(f"{value:,.{max(0, digits - 1 - magnitude)}f}")
 
 
-def aligned(value: float, resolution: float) -> str:
+def aligned(value: Real, resolution: Real) -> str:
     """A number with as many decimals as its Monte Carlo error supports, and not more than five."""
     if not (math.isfinite(value) and math.isfinite(resolution)) or resolution <= 0:
         return number(value)
     decimals = 1 - math.floor(math.log10(resolution))
     if decimals > 5 or abs(value) >= 1e7:
         return number(value, 4)
-    return minus(f"{value:,.{max(0, decimals)}f}")
+    # Adding zero after rounding makes a negative zero positive.
+    return minus(f"{round(float(value), max(0, decimals)) + 0.0:,.{max(0, decimals)}f}")
 
 
-def count(value: float) -> str:
+def count(value: Real) -> str:
     """A whole number."""
     return f"{value:,.0f}" if math.isfinite(value) else "–"
 
 
-def seconds(value: float) -> str:
+def seconds(value: Real) -> str:
     """A duration."""
     if value < 0.0095:
-        return f"{1000 * value:.1f} ms"
+        return f"{1000 * value:.1f}\N{NO-BREAK SPACE}ms"
     if value < 100:
-        return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
+        return (
+            f"{value:.2f}\N{NO-BREAK SPACE}s" if value < 10 else f"{value:.1f}\N{NO-BREAK SPACE}s"
+        )
     if value < 5400:
-        return f"{value / 60:.1f} min"
-    return f"{value / 3600:.1f} h"
+        return f"{value / 60:.1f}\N{NO-BREAK SPACE}min"
+    return f"{value / 3600:.1f}\N{NO-BREAK SPACE}h"
 
 
 def plural(amount: int, noun: str) -> str:

@@ -4,14 +4,14 @@ Arrays of one scalar have axes (chain, draw). What cannot be drawn (no finite va
 chain where several are compared) gives None, so that a page is the shorter for it, not broken.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from markupsafe import Markup
 
-from ppl.report.svg import Chart, minus
+from ppl.report.svg import Chart, Range, Real, minus, widened
 
 MAX_CHAINS = 8  # As many lines as an eye can tell apart in one chart.
 COLORS = 8  # Classes c0 ... c7 of the style sheet.
@@ -54,7 +54,7 @@ def shown_range(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[
 def density(
     values: np.ndarray,
     weights: np.ndarray | None = None,
-    bounds: tuple[float, float] | None = None,
+    bounds: Range | None = None,
     points: int = 128,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Kernel density of finite values: a fine histogram, smoothed, reflected at its ends.
@@ -63,15 +63,14 @@ def density(
     """
     from scipy.ndimage import gaussian_filter1d
 
-    lower, upper = shown_range(values, weights) if bounds is None else bounds
-    if not upper > lower:
-        lower, upper = lower - 0.5, upper + 0.5
+    lower, upper = widened(shown_range(values, weights) if bounds is None else bounds)
     heights, edges = np.histogram(values, 4 * points, (lower, upper), weights=weights)
     total = len(values) if weights is None else weights.sum()
     size = len(values) if weights is None else total**2 / (weights**2).sum()
     q25, q75 = quantiles(values, (0.25, 0.75), weights)
     mean = np.average(values, weights=weights)
-    sd = np.sqrt(np.average((values - mean) ** 2, weights=weights))
+    with np.errstate(over="ignore"):
+        sd = np.sqrt(np.average((values - mean) ** 2, weights=weights))
     spread = min(sd, (q75 - q25) / 1.34) or sd
     cell = (upper - lower) / (4 * points)
     width = np.clip(0.9 * spread * size**-0.2 / cell, 3.0, points)
@@ -101,6 +100,16 @@ def envelope(values: np.ndarray, buckets: int = 140) -> tuple[np.ndarray, np.nda
     pairs = np.stack([low, high], 1)
     pairs[1::2] = pairs[1::2, ::-1]
     return np.repeat(starts + 1, 2), pairs.ravel()
+
+
+def running_mean(values: np.ndarray, stretches: int = 25) -> tuple[np.ndarray, np.ndarray]:
+    """Centers and means of overlapping stretches of a trace; nothing for a short one."""
+    width = len(values) // stretches
+    if width < 4 or not np.isfinite(values).all():
+        return np.zeros(0), np.zeros(0)
+    sums = np.concatenate([[0.0], np.cumsum(values - values[0])])
+    starts = np.linspace(0, len(values) - width, 4 * stretches).astype(int)
+    return starts + width / 2, values[0] + (sums[starts + width] - sums[starts]) / width
 
 
 @lru_cache(maxsize=32)
@@ -135,7 +144,8 @@ def sparkline(values: np.ndarray, weights: np.ndarray | None = None) -> Markup:
     points = " ".join(f"{a:.0f} {b:.1f}" for a, b in zip(x, y, strict=True))
     return Markup(
         '<svg class="spark" viewBox="0 0 96 24" aria-hidden="true">'
-        f'<path class="area c0" d="M0 22L{points}L96 22Z"/><path class="line c0" d="M{points}"/></svg>'
+        f'<path class="area c0" d="M0 22L{points}L96 22Z"/>'
+        f'<path class="line c0" d="M{points}"/></svg>'
     )
 
 
@@ -156,8 +166,11 @@ def trace(
         label=f"Trace of {title}: {chains} chains of {size} draws",
         x_label="draw",
     )
-    for chain in _extreme(values):
-        chart.line(*envelope(values[chain]), f"thin c{chain % COLORS}")
+    shown = _extreme(values)
+    for chain in shown:
+        chart.line(*envelope(values[chain]), f"faint c{chain % COLORS}")
+    for chain in shown:
+        chart.line(*running_mean(values[chain]), f"c{chain % COLORS}")
     if diverging is not None and diverging.any():
         at = np.nonzero(diverging.any(0))[0] + 1
         at = at[thin(len(at), 200)]
@@ -167,7 +180,7 @@ def trace(
     return Panel(title, chart.svg(), note)
 
 
-def rank(title: str, values: np.ndarray, size: float, *, note: str = "") -> Panel | None:
+def rank(title: str, values: np.ndarray, size: Real, *, note: str = "") -> Panel | None:
     """ECDFs of the pooled ranks by chain, minus the uniform one, with the band of agreement.
 
     A single chain is cut into halves. ``size`` is the effective number of draws in a chain, on
@@ -197,31 +210,31 @@ def rank(title: str, values: np.ndarray, size: float, *, note: str = "") -> Pane
     chart.guide(y=0.0)
     for chain in _extreme(values):
         chart.line(u, lines[chain], f"c{chain % COLORS}")
-    return Panel(title, chart.svg(), note or (f"{outside} outside" if outside else ""))
+    return Panel(
+        title, chart.svg(), note or (f"{outside} of {chains} leave the band" if outside else "")
+    )
 
 
 def ess_evolution(
-    title: str, draws: np.ndarray, ess: Mapping[str, np.ndarray], goal: float
+    title: str, draws: np.ndarray, labels: Sequence[str], ess: np.ndarray, goal: Real
 ) -> Panel | None:
-    """Effective sample size against the number of draws, a line a parameter; the least named."""
-    lines = {name: line for name, line in ess.items() if np.isfinite(line).any()}
-    if not lines or len(draws) < 2:
+    """Effective sample sizes (time, scalar) against the number of draws; the least is named."""
+    if len(draws) < 2 or not np.isfinite(ess[-1]).any():
         return None
-    last = {name: line[np.isfinite(line)][-1] for name, line in lines.items()}
-    worst = min(last, key=last.__getitem__)
-    top = max(max(np.nanmax(line) for line in lines.values()), goal)
+    worst = int(np.nanargmin(ess[-1]))
+    least = ess[-1, worst]
     chart = Chart(
         (0, float(draws[-1])),
-        (0, 1.08 * top),
-        label=f"{title} against draws; the least is {last[worst]:.0f}, of {worst}",
+        (0, 1.08 * max(np.nanmax(ess), goal)),
+        label=f"{title} against draws; the least is {least:.0f}, of {labels[worst]}",
         x_label="draws, all chains",
         height=210,
     )
     chart.guide(y=goal, text=f"{goal:.0f} wanted")
-    for name, line in lines.items():
-        chart.line(draws, line, "thin quiet" if name != worst else "quiet")
-    chart.line(draws, lines[worst], "bold c0")
-    return Panel(title, chart.svg(), f"least: {worst}, {last[worst]:,.0f}")
+    for scalar in range(len(labels)):
+        chart.line(draws, ess[:, scalar], "thin quiet")
+    chart.line(draws, ess[:, worst], "bold c0")
+    return Panel(title, chart.svg(), f"least: {least:,.0f}, {labels[worst]}")
 
 
 # Distributions --------------------------------------------------------------------------------
@@ -234,7 +247,7 @@ def densities(
     label: str,
     x_label: str = "",
     note: str = "",
-    bounds: tuple[float, float] | None = None,
+    bounds: Range | None = None,
 ) -> Panel | None:
     """Densities over each other: ``(values, weights or None, css class)`` each."""
     kept = [(*_finite(values, weights), css) for values, weights, css in groups]
@@ -246,6 +259,7 @@ def densities(
         bounds = (ranges[:, 0].min(), ranges[:, 1].max())
     if bounds[1] <= bounds[0]:
         return None
+    bounds = widened(bounds)
     discrete = all(_is_counts(v) for v, _, _ in kept) and bounds[1] - bounds[0] <= 60
     lines = [_pmf(v, w, bounds) if discrete else density(v, w, bounds) for v, w, _ in kept]
     top = max(float(y.max()) for _, y in lines) or 1.0
@@ -271,9 +285,9 @@ def histogram(
     title: str,
     values: np.ndarray,
     *,
-    bounds: tuple[float, float] | None = None,
+    bounds: Range | None = None,
     x_label: str = "",
-    goal: tuple[float, str] | None = None,
+    goal: tuple[Real, str] | None = None,
     css: str = "c0",
     bins: int = 30,
     note: str = "",
@@ -286,12 +300,11 @@ def histogram(
     if _is_counts(values) and upper - lower <= 40:
         edges = np.arange(lower, upper + 2) - 0.5
     else:
-        room = 0.5 if upper == lower else 0.0
-        edges = np.linspace(lower - room, upper + room, bins + 1)
+        edges = np.linspace(*widened((lower, upper)), bins + 1)
     heights, _ = np.histogram(values, edges)
     chart = Chart(
         (edges[0], edges[-1]),
-        (0, 1.1 * heights.max()),
+        (0, (1.1 if goal is None else 1.3) * heights.max()),
         label=f"Histogram of {title} from {values.min():.3g} to {values.max():.3g}",
         x_label=x_label,
         y_ticks=(),
@@ -306,32 +319,24 @@ def histogram(
 # Divergences and pairs ------------------------------------------------------------------------
 
 
-def concentration(values: np.ndarray, diverging: np.ndarray) -> tuple[float, np.ndarray]:
-    """How unevenly the marked draws lie among all, from 0 to 1, and their relative ranks."""
+def divergence_ranks(title: str, values: np.ndarray, diverging: np.ndarray) -> Panel:
+    """Where the divergent draws lie among all draws of one parameter."""
     from scipy.stats import rankdata
 
-    flat, marked = values.ravel(), diverging.ravel()
-    if not np.isfinite(flat).all() or np.ptp(flat) == 0:
-        return 0.0, np.zeros(0)
-    ranks = np.sort((rankdata(flat)[marked] - 0.5) / flat.size)
-    steps = np.arange(len(ranks) + 1) / len(ranks)
-    return float(max((ranks - steps[:-1]).max(), (steps[1:] - ranks).max())), ranks
-
-
-def divergence_ranks(title: str, ranks: np.ndarray, note: str) -> Panel:
-    """Where divergent draws lie among all draws of one parameter."""
+    ranks = (rankdata(values)[diverging.ravel()] - 0.5) / values.size
     heights, edges = np.histogram(ranks, 20, (0, 1))
+    middle = float(np.median(ranks))
     chart = Chart(
         (0, 1),
         (0, 1.1 * heights.max()),
-        label=f"Relative ranks of the divergent draws of {title}; {note}",
+        label=f"Ranks of the divergent draws among all draws of {title}: median {middle:.0%}",
         x_ticks=[(0, "lowest"), (0.5, "median"), (1, "highest")],
         y_ticks=(),
         height=140,
     )
     chart.bars(edges, heights, "bad")
     chart.guide(y=len(ranks) / 20)
-    return Panel(title, chart.svg(), note)
+    return Panel(title, chart.svg(), f"half lie below its {middle:.0%} quantile")
 
 
 def pair(
@@ -385,22 +390,23 @@ def weight_share(weights: np.ndarray) -> Panel | None:
     """Share of the total weight that the heaviest draws carry."""
     if weights.size < 2 or not weights.sum() > 0:
         return None
-    share = np.cumsum(np.sort(weights.ravel())[::-1]) / weights.sum()
-    heaviest = np.arange(1, len(share) + 1) / len(share)
+    share = np.concatenate([[0.0], np.cumsum(np.sort(weights.ravel())[::-1]) / weights.sum()])
+    heaviest = np.linspace(0, 1, len(share))
+    # Close together where the curve is steep: at the heaviest.
     keep = np.unique(np.geomspace(1, len(share), 120).round().astype(int) - 1)
     half = float(heaviest[np.searchsorted(share, 0.5)])
+    percent = [(0, "0"), (0.25, "25%"), (0.5, "50%"), (0.75, "75%"), (1, "100%")]
     chart = Chart(
-        (float(heaviest[0]), 1.0),
+        (0, 1),
         (0, 1),
         label=f"Share of the weight by the share of draws: {half:.2%} of the draws carry half",
-        x_label="heaviest draws, as a fraction of all (log scale)",
-        y_ticks=[(0, "0"), (0.5, "50%"), (1, "100%")],
-        x_log=True,
+        x_label="heaviest draws, as a share of all",
+        x_ticks=percent,
+        y_ticks=percent,
     )
-    chart.guide(y=0.5)
-    chart.line(heaviest, heaviest, "thin quiet")
+    chart.line([0, 1], [0, 1], "thin quiet")
     chart.line(heaviest[keep], share[keep], "c0")
-    return Panel("Share of the total weight", chart.svg(), f"half is carried by {half:.2g} of all")
+    return Panel("Share of the total weight", chart.svg(), f"{half:.1%} carry half")
 
 
 def history(title: str, values: np.ndarray) -> Panel | None:
@@ -516,7 +522,7 @@ def _is_counts(values: np.ndarray) -> bool:
 
 
 def _pmf(
-    values: np.ndarray, weights: np.ndarray | None, bounds: tuple[float, float]
+    values: np.ndarray, weights: np.ndarray | None, bounds: Range
 ) -> tuple[np.ndarray, np.ndarray]:
     x = np.arange(np.floor(bounds[0]), np.ceil(bounds[1]) + 1)
     total = len(values) if weights is None else weights.sum()
@@ -542,6 +548,13 @@ def _padded(values: np.ndarray, weights: np.ndarray | None, *, log: bool) -> tup
 def _correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> float | None:
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    cov = np.cov(x, y, aweights=weights)
-    scale = np.sqrt(cov[0, 0] * cov[1, 1])
-    return float(cov[0, 1] / scale) if scale > 0 else None
+    return float(correlations(np.stack([x, y], -1), weights)[0, 1])
+
+
+def correlations(columns: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Correlations of columns, weighted when there are weights; 0 where a column is constant."""
+    # Scaled first: squares of the values may be more than a double holds.
+    columns = columns / np.maximum(np.abs(columns).max(axis=0), 1e-300)
+    cov = np.atleast_2d(np.cov(columns, rowvar=False, aweights=weights))
+    scale = np.sqrt(np.outer(np.diag(cov), np.diag(cov)))
+    return np.divide(cov, scale, out=np.zeros_like(cov), where=scale > 0)

@@ -10,6 +10,10 @@ from itertools import combinations
 
 import numpy as np
 
+from ppl import weights as log_weights
+from ppl.diagnostics import bfmi, rhat_ess
+from ppl.diagnostics.convergence import RHAT_GOOD
+from ppl.diagnostics.divergences import Shift, concentration
 from ppl.report import plots
 from ppl.report.blocks import (
     Block,
@@ -29,8 +33,6 @@ from ppl.report.blocks import (
 from ppl.report.plots import MAX_CHAINS
 from ppl.report.subject import MAX_RANKED, MAX_SHOWN, Subject
 from ppl.report.svg import minus
-
-R_HAT, ESS, K_HAT, BFMI = 1.01, 400.0, 0.7, 0.3
 
 HEADINGS = {
     "mean": "mean",
@@ -58,14 +60,15 @@ def summary(subject: Subject) -> Section | None:
     )
     if "r_hat" in frame:
         caption += (
-            f"▲ marks R-hat above {R_HAT} (the chains do not agree) and an effective sample size "
-            f"(ESS) below {ESS:.0f} (too few independent draws for the mean, bulk, or for "
-            "the 5% and 95% quantiles, tail)."
+            f"▲ marks an R-hat of {RHAT_GOOD} or more (the chains do not agree) and an effective "
+            f"sample size (ESS) below {subject.ess_wanted:.0f} (too few independent draws: bulk, "
+            "for the mean; tail, for the 5% and 95% quantiles)."
         )
     elif "ess" in frame:
-        caption += f"▲ marks an effective sample size (ESS) below {ESS:.0f}."
-        if "khat" in frame:
-            caption += f" and k-hat above {K_HAT}: a few draws carry the estimate."
+        caption += (
+            f"▲ marks an effective sample size (ESS) below {subject.ess_wanted:.0f} and a k-hat "
+            f"of {subject.khat_limit:.2f} or more: a few draws carry the estimates."
+        )
     blocks: list[Block] = []
     if len(frame) > MAX_SHOWN:
         blocks.append(
@@ -95,17 +98,19 @@ def _row(subject: Subject, row: int, columns: list[str]) -> list[Cell]:
     return [
         Cell(subject.labels[row]),
         Cell(spark),
-        *(_value(name, values[name], resolution) for name in columns),
+        *(_value(subject, name, values[name], resolution) for name in columns),
     ]
 
 
-def _value(name: str, value: float, resolution: float) -> Cell:
+def _value(subject: Subject, name: str, value: float, resolution: float) -> Cell:
     if name == "r_hat":
-        return Cell(f"{value:.3f}" if np.isfinite(value) else "–", "bad" if value > R_HAT else "")
+        return Cell(
+            f"{value:.3f}" if np.isfinite(value) else "–", "bad" if value >= RHAT_GOOD else ""
+        )
     if name.startswith("ess"):
-        return Cell(count(value), "warn" if value < ESS else "")
+        return Cell(count(value), "warn" if value < subject.ess_wanted else "")
     if name == "khat":
-        return Cell(number(value, 2), "bad" if value > K_HAT else "")
+        return Cell(number(value, 2), "bad" if value >= subject.khat_limit else "")
     if name.startswith("mcse"):
         return Cell(number(value, 2))
     return Cell(aligned(value, resolution), "" if np.isfinite(value) else "bad")
@@ -140,7 +145,7 @@ def ranks(subject: Subject) -> Section | None:
         caption += " There is one chain: its two halves are compared."
     panels = [
         plots.rank(label, values, _chain_ess(values))
-        for label, values in subject.scalars(_panel_rows(subject))
+        for label, values in subject.chosen(_panel_rows(subject))
     ]
     blocks = figure(
         panels, _worst_first(subject, caption), legend=_chain_legend(subject, halves=True)
@@ -159,12 +164,15 @@ def traces(subject: Subject) -> Section | None:
         "stuck."
     )
     if subject.draws.num_samples > 280:
-        caption += " Long chains are thinned so that the extremes of every stretch remain."
+        caption += (
+            " The strong lines are running means; behind them the draws, thinned so that the "
+            "extremes of every stretch remain."
+        )
     if diverging is not None and diverging.any():
         caption += " Red marks at the foot are divergences."
     panels = [
         plots.trace(label, values, diverging=diverging)
-        for label, values in subject.scalars(_panel_rows(subject))
+        for label, values in subject.chosen(_panel_rows(subject))
     ]
     blocks = figure(panels, _worst_first(subject, caption), legend=_chain_legend(subject))
     return Section("traces", "Traces", blocks) if blocks else None
@@ -176,48 +184,34 @@ def ess_evolution(subject: Subject) -> Section | None:
     if subject.is_empty or not subject.are_chains or size < 16:
         return None
     ends = np.unique(np.linspace(size / 8, size, 8).astype(int))
-    scalars = dict(subject.scalars(subject.worst(MAX_SHOWN)))
+    rows = subject.worst(MAX_SHOWN)
+    if not rows:
+        return None
+    draws = np.stack([values for _, values in subject.chosen(rows)], -1)
     panels = [
         plots.ess_evolution(
             title,
             ends * chains,
-            {label: _ess(values, ends, method) for label, values in scalars.items()},
-            ESS,
+            [subject.labels[row] for row in rows],
+            np.stack([measure(draws[:, :end]) for end in ends]),
+            subject.ess_wanted,
         )
-        for title, method in (("Bulk ESS", "bulk"), ("Tail ESS", "tail"))
+        for title, measure in (("Bulk ESS", rhat_ess.ess_bulk), ("Tail ESS", rhat_ess.ess_tail))
     ]
     caption = (
         "Effective sample size of the first draws, then of more and more; a line a parameter, the "
         "least in colour. Look for straight lines that end above the dashed one: a line that "
         "flattens or falls is a chain that finds new places late, and its ESS cannot be trusted."
     )
-    blocks = figure(panels, caption, large=True)
+    blocks = figure(panels, caption)
     return Section("ess", "Effective sample size", blocks) if blocks else None
-
-
-def _ess(values: np.ndarray, ends: np.ndarray, method: str) -> np.ndarray:
-    from arviz_stats.base import array_stats
-
-    if not np.isfinite(values).all():
-        return np.full(len(ends), np.nan)
-    extra = {"prob": (0.05, 0.95)} if method == "tail" else {}
-    with np.errstate(all="ignore"):
-        return np.array(
-            [
-                array_stats.ess(values[:, :end], chain_axis=0, draw_axis=1, method=method, **extra)
-                for end in ends
-            ],
-            float,
-        )
 
 
 def _chain_ess(values: np.ndarray) -> float:
     """Mean effective sample size of the chains, each on its own: agreement is not presumed."""
-    each = np.concatenate(
-        [_ess(chain[None], np.array([len(chain)]), "bulk") for chain in values[:8]]
-    )
-    each = each[np.isfinite(each)]
-    size = float(np.clip(each.mean(), 2, values.shape[1])) if len(each) else float(values.shape[1])
+    each = [rhat_ess.ess_bulk(chain[None, :, None])[0] for chain in values[:MAX_CHAINS]]
+    each = [size for size in each if np.isfinite(size)]
+    size = float(np.clip(np.mean(each), 2, values.shape[1])) if each else float(values.shape[1])
     return size / 2 if len(values) == 1 else size
 
 
@@ -226,7 +220,8 @@ def _chain_ess(values: np.ndarray) -> float:
 
 def weights(subject: Subject) -> Section | None:
     """Distribution of the weights, how few carry them, and the evidence."""
-    if subject.weights is None or subject.draws.num_samples == 0:
+    given = subject.draws.log_weights
+    if given is None or subject.weights is None or given.size == 0:
         return None
     flat = subject.weights.ravel()
     positive = flat[flat > 0]
@@ -248,24 +243,26 @@ def weights(subject: Subject) -> Section | None:
         "carry most of the weight, every estimate rests on them, whatever their number."
     )
     zero = flat.size - len(positive)
-    ess = 1 / (flat**2).sum()
+    pooled = subject.draws.pooled_log_weights().ravel()
+    ess, illegal = float(log_weights.ess(pooled)), int(log_weights.count_illegal(given))
     rows = [
         ("Draws", count(flat.size)),
         ("Effective sample size (Kish)", f"{count(ess)} ({ess / flat.size:.1%} of the draws)"),
         ("Largest weight", f"{flat.max():.2%} of the total"),
         ("Draws of weight zero", count(zero)),
     ]
-    k_hat = subject.column("khat") if not subject.is_empty else np.zeros(0)
-    if np.isfinite(k_hat).any():
-        rows.insert(2, ("Pareto k-hat", number(float(np.nanmax(k_hat)), 2)))
+    if illegal:
+        rows.append(("Weights that are NaN or infinite", count(illegal)))
+    if flat.size >= log_weights.MIN_DRAWS_KHAT:
+        rows.insert(2, ("Pareto k-hat", number(log_weights.pareto_khat(pooled), 2)))
     rows += _evidence_rows(subject)
     table = _pairs(
         rows,
-        f"k-hat below {K_HAT}: the variance of the weights is under control. Above 1, they have "
+        f"With a k-hat below {subject.khat_limit:.2f} the weights can be used. Above 1, they have "
         "no finite mean, and more draws would not help; a better proposal would.",
         "Weights in numbers",
     )
-    return Section("weights", "Weights", [table, *figure(panels, caption, large=True)])
+    return Section("weights", "Weights", [table, *figure(panels, caption)])
 
 
 def densities(subject: Subject) -> Section | None:
@@ -282,7 +279,7 @@ def densities(subject: Subject) -> Section | None:
             ],
             label=f"Density of {label}, by run",
         )
-        for label, values in subject.scalars(_panel_rows(subject))
+        for label, values in subject.chosen(_panel_rows(subject))
     ]
     caption = "The draws of each parameter" + (", weighted. " if weights is not None else ". ")
     caption += (
@@ -308,7 +305,7 @@ def energy(subject: Subject) -> Section | None:
         return None
     steps = np.diff(energies, axis=1)
     centered = energies - energies.mean()
-    bfmi = _bfmi(energies)
+    fractions = bfmi.bfmi(energies)
     bounds = plots.shown_range(np.concatenate([centered.ravel(), steps.ravel()]))
     panel = plots.densities(
         "Energy",
@@ -316,22 +313,16 @@ def energy(subject: Subject) -> Section | None:
         label="Densities of the energy and of its changes from draw to draw",
         x_label="energy minus its mean (nats)",
         bounds=bounds,
-        note=f"least BFMI {number(float(np.nanmin(bfmi)), 2)}" if np.isfinite(bfmi).any() else "",
+        note=f"least BFMI {np.nanmin(fractions):.2f}" if np.isfinite(fractions).any() else "",
     )
     caption = (
         "Look for two curves of about the same width. When the changes (blue) are much narrower "
         "than the energy (grey), the sampler crosses energy levels slowly and explores tails "
-        f"badly; BFMI, the ratio of their variances, is then below {BFMI}."
+        f"badly; BFMI, the ratio of their variances, is then below {bfmi.THRESHOLD}."
     )
     legend = [("quiet", "energy"), ("c0", "change from draw to draw")]
-    blocks = figure([panel], caption, legend=legend, large=True)
+    blocks = figure([panel], caption, legend=legend)
     return Section("energy", "Energy", blocks) if blocks else None
-
-
-def _bfmi(energies: np.ndarray) -> np.ndarray:
-    variance = energies.var(axis=1)
-    changes = (np.diff(energies, axis=1) ** 2).mean(axis=1)
-    return np.divide(changes, variance, out=np.full(len(variance), np.nan), where=variance > 0)
 
 
 def divergences(subject: Subject) -> Section | None:
@@ -341,77 +332,84 @@ def divergences(subject: Subject) -> Section | None:
         return None
     total = int(diverging.sum())
     if total == 0:
-        return Section("divergences", "Divergences", [Prose(["None in the draws."])])
+        return Section("divergences", "Divergences", [Prose(["No transition diverged."])])
     text = (
         f"{plural(total, 'divergent transition')} in {diverging.size:,} draws "
         f"({total / diverging.size:.2%})."
     )
-    if total < 5:
-        text += " Too few to say where they concentrate."
+    shifts = _shifts(subject, diverging)[:3]
+    if not shifts:
+        text += " That is too few to say where they concentrate."
         return Section("divergences", "Divergences", [Prose([text])])
-    where = _concentrations(subject, diverging)
-    if not where:
-        return Section("divergences", "Divergences", [Prose([text])])
+    text += f" Most conspicuous: {'; '.join(shift.words for shift in shifts)}."
+    rows = [subject.labels.index(shift.label) for shift in shifts]
     panels = [
-        plots.divergence_ranks(label, positions, _side(positions)) for _, label, positions in where
+        plots.divergence_ranks(label, values, diverging) for label, values in subject.chosen(rows)
     ]
-    _, label, positions = where[0]
-    text += f" They concentrate most in {label}: {_side(positions)}."
     caption = (
         "Where the divergent draws lie among all draws of a parameter, ordered from the lowest to "
         "the highest; spread evenly, they would follow the dashed line. A heap at one end names "
         "the region the sampler cannot enter: often the neck of a funnel, where a scale goes to "
-        "zero. Write such a parameter non-centered, or give its scale a prior away from zero."
+        "zero. Write such a parameter non-centred, or give its scale a prior away from zero."
     )
-    blocks = [Prose([text]), *figure(panels, caption, first=6)]
-    return Section("divergences", "Divergences", blocks)
+    return Section("divergences", "Divergences", [Prose([text]), *figure(panels, caption)])
 
 
-def _concentrations(
-    subject: Subject, diverging: np.ndarray, keep: int = 3
-) -> list[tuple[float, str, np.ndarray]]:
-    scored = [
-        (*plots.concentration(values, diverging), label)
-        for label, values in subject.scalars(subject.ranking[:MAX_RANKED].tolist())
-    ]
-    scored = [(score, label, positions) for score, positions, label in scored if score > 0]
-    return sorted(scored, key=lambda entry: -entry[0])[:keep]
-
-
-def _side(positions: np.ndarray) -> str:
-    low, middle, high = np.quantile(positions, (0.25, 0.5, 0.75))
-    if middle < 0.2:
-        return f"three quarters in its lowest {max(high, 0.01):.0%}"
-    if middle > 0.8:
-        return f"three quarters in its highest {max(1 - low, 0.01):.0%}"
-    return f"half of them between its {low:.0%} and {high:.0%} quantiles"
+def _shifts(subject: Subject, diverging: np.ndarray) -> list[Shift]:
+    rows = subject.ranking[:MAX_RANKED].tolist()
+    draws = np.stack([subject.scalar(row) for row in rows], -1)
+    return concentration([subject.labels[row] for row in rows], draws, diverging)
 
 
 def pairs(subject: Subject) -> Section | None:
-    """Scatter plots of the worst parameters, divergences on top."""
-    if subject.is_empty or len(subject.summary) < 2:
+    """Scatter plots of the worst parameters of chains, or of the most correlated ones."""
+    if subject.is_empty or len(subject.labels) < 2:
         return None
-    diverging = subject.diverging
-    rows = subject.worst(4)
-    if diverging is not None and diverging.sum() >= 5:
-        names = [label for _, label, _ in _concentrations(subject, diverging, 2)]
-        special = [subject.labels.index(name) for name in names]
-        rows = list(dict.fromkeys([*special, *rows]))[:4]
-    chosen = list(subject.scalars(rows))
+    diverging = subject.diverging if subject.are_chains else None
+    chosen = _worst_pairs(subject) if subject.are_chains else _correlated_pairs(subject)
     panels = [
-        plots.pair(*a, *b, weights=subject.weights, diverging=diverging)
-        for a, b in combinations(chosen, 2)
+        plots.pair(
+            *(subject.labels[a], subject.scalar(a), subject.labels[b], subject.scalar(b)),
+            weights=subject.weights,
+            diverging=diverging,
+        )
+        for a, b in chosen
     ]
+    which, title = "most correlated parameters", "Parameters in pairs"
+    if subject.are_chains:
+        which, title = "worst parameters", "The worst parameters in pairs"
     caption = (
-        "The worst parameters against each other (at most 700 draws a panel). Look for bananas, "
-        "funnels and narrow ridges: shapes in which one step size does not fit everywhere."
+        f"The {which} against each other (at most 700 draws a panel). Look for bananas, funnels "
+        "and narrow ridges: shapes in which one step size does not fit everywhere."
     )
     legend = []
     if diverging is not None and diverging.any():
         caption += " Red draws are where a trajectory diverged: they gather at what hinders it."
         legend = [("c0", "draw"), ("bad", "divergent")]
     blocks = figure(panels, caption, legend=legend)
-    return Section("pairs", "The worst parameters in pairs", blocks) if blocks else None
+    return Section("pairs", title, blocks) if blocks else None
+
+
+def _worst_pairs(subject: Subject) -> list[tuple[int, int]]:
+    rows = subject.worst(4)
+    if subject.diverging is not None and subject.diverging.any():
+        shifts = _shifts(subject, subject.diverging)[:2]
+        special = [subject.labels.index(shift.label) for shift in shifts]
+        rows = list(dict.fromkeys([*special, *rows]))[:4]
+    return list(combinations(rows, 2))
+
+
+def _correlated_pairs(subject: Subject, keep: int = 6) -> list[tuple[int, int]]:
+    rows = [row for row in subject.worst(50) if np.isfinite(subject.scalar(row)).all()]
+    if len(rows) < 2:
+        return []
+    columns = np.stack([subject.scalar(row).ravel() for row in rows], -1)
+    weights = None if subject.weights is None else subject.weights.ravel()
+    if len(columns) < 3 or (weights is not None and np.count_nonzero(weights) < 3):
+        return []
+    strength = np.abs(plots.correlations(columns, weights))
+    ordered = sorted(combinations(range(len(rows)), 2), key=lambda ij: -strength[ij])
+    return [(rows[i], rows[j]) for i, j in ordered[:keep]]
 
 
 def sampler(subject: Subject) -> Section | None:
@@ -429,12 +427,12 @@ def sampler(subject: Subject) -> Section | None:
     add("tree depth", "tree_depth", lambda x: number(_mean(x), 2))
     add("at the depth limit", "reached_max_treedepth", lambda x: f"{_mean(x):.1%}")
     add("divergent", "diverging", lambda x: count(x.sum()))
-    add("BFMI", "energy", lambda x: number(float(_bfmi(x[None])[0]), 2))
+    add("BFMI", "energy", lambda x: number(float(bfmi.bfmi(x[None])[0]), 2))
     if not columns:
         return None
     shown = range(min(subject.draws.num_chains, 16))
     rows = [
-        [Cell(f"{subject.unit} {chain + 1}"), *(Cell(show(chain)) for _, show in columns)]
+        [Cell(f"{subject.unit} {chain}"), *(Cell(show(chain)) for _, show in columns)]
         for chain in shown
     ]
     note = "" if len(shown) == subject.draws.num_chains else " The first 16 are listed."
@@ -489,10 +487,15 @@ def prior_posterior(subject: Subject) -> Section | None:
         return None
     panels = []
     for row in _panel_rows(subject):
-        name, index = subject.place(row)
-        if name not in prior:
+        name, index = subject.places[row]
+        draws = prior.get(name.replace("/", "."))
+        if (
+            draws is None
+            or draws.shape[2:] != subject.draws[name].shape[2:]
+            or np.iscomplexobj(draws)
+        ):
             continue
-        before = prior[name].reshape(*prior[name].shape[:2], -1)[..., index].astype(np.float64)
+        before = draws.reshape(*draws.shape[:2], -1)[..., index].astype(np.float64)
         panels.append(
             _prior_panel(subject.labels[row], before, subject.scalar(row), subject.weights)
         )
@@ -555,7 +558,6 @@ def predictive(subject: Subject) -> Section | None:
         "the observed data are in orange. Look for data outside the bands where the model should "
         "describe them: in the middle, in the tails, at zero.",
         legend=[("c1", "observed"), ("quiet", "replicated")],
-        large=True,
     )
     if rows:
         head = ["", "observed", "replicated 5%", "50%", "95%", "p"]
@@ -603,7 +605,7 @@ def cost(subject: Subject) -> Section:
         time = run.seconds.get(phase)
         rows.append(_cost_row(names[phase], density, gradient, time))
     density, gradient = subject.draws.num_evaluations
-    total = sum(run.seconds.get(phase, 0.0) for phase in phases)
+    total = float(sum(run.seconds.get(phase, 0.0) for phase in phases))
     rows.append(_cost_row("all", density, gradient, total))
     caption = "Evaluations of the log density and of its gradient, and wall times."
     if "compile" in run.seconds:
@@ -698,7 +700,7 @@ def _chain_legend(subject: Subject, *, halves: bool = False) -> list[tuple[str, 
     if chains > MAX_CHAINS:
         text = f"{MAX_CHAINS} of {plural(chains, subject.unit)}: those farthest from the rest"
         return [("c0", text)]
-    return [(f"c{chain}", f"{subject.unit} {chain + 1}") for chain in range(chains)]
+    return [(f"c{chain}", f"{subject.unit} {chain}") for chain in range(chains)]
 
 
 def _evidence_rows(subject: Subject) -> list[tuple[str, str]]:

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 
 from ppl.diagnostics.convergence import Verdict, judge
+from ppl.diagnostics.table import scalars
 from ppl.draws import Draws
+from ppl.report.blocks import Cell, Table, number
+from ppl.weights import khat_threshold
 
+LEVELS = {"good": "good", "caution": "warn", "unknown": "unknown", "bad": "bad"}
 MAX_SHOWN = 20
-MAX_RANKED = 200  # Scalars among which a search for the worst of some kind is made.
+MAX_RANKED = 200  # Scalars among which the most conspicuous of some kind are looked for.
 GROUP_BYTES = 2e8  # Of a predictive group: evenly spaced draws beyond that.
 
 
@@ -34,38 +38,58 @@ class Subject:
         """The judgement in words."""
         return judge(self.draws)
 
+    @property
+    def level(self) -> str:
+        """Class of the verdict, which gives its colour and sign: good, warn, unknown or bad."""
+        return LEVELS[self.verdict.status]
+
+    @property
+    def checks(self) -> Table:
+        """What the verdict looked at."""
+        rows = []
+        for row in self.verdict.table.itertuples():
+            marks = {True: Cell("passed", "good"), False: Cell("failed", "bad")}
+            mark = Cell("–") if row.passed is None else marks[bool(row.passed)]
+            name = str(row.Index).replace("_", " ")
+            rows.append(
+                [Cell(name), Cell(number(row.value)), Cell(row.wanted), mark, Cell(row.where)]
+            )
+        head = ["", "value", "wanted", "", "where"]
+        return Table(head, rows, "", "What was checked")
+
     @cached_property
     def summary(self) -> Any:
         """The summary of the draws, a row a scalar."""
         return self.draws.summary()
 
     @cached_property
+    def _scalars(self) -> tuple[list[str], np.ndarray]:
+        return scalars(self.draws)
+
+    @property
     def labels(self) -> list[str]:
         """Names of the scalars, as the rows of the summary are called."""
-        return [str(label) for label in self.summary.index]
-
-    @cached_property
-    def _places(self) -> list[tuple[str, int]]:
-        return [
-            (name, index)
-            for name, values in self.draws.values.items()
-            for index in range(math.prod(values.shape[2:]))
-        ]
-
-    def place(self, row: int) -> tuple[str, int]:
-        """Name of the value a row belongs to, and the flat index of its element."""
-        return self._places[row]
+        return self._scalars[0]
 
     def scalar(self, row: int) -> np.ndarray:
         """Draws of the scalar of one row of the summary, (chain, draw)."""
-        name, index = self._places[row]
-        values = self.draws.values[name]
-        return np.asarray(values.reshape(*values.shape[:2], -1)[..., index], np.float64)
+        return self._scalars[1][:, :, row]
+
+    @cached_property
+    def places(self) -> list[tuple[str, int]]:
+        """For each row the name of its value, and the index in the flattened value."""
+        return [
+            (name, index)
+            for name in self.draws.names
+            for index in range(
+                math.prod(self.draws[name].shape[2:]) * (1 + np.iscomplexobj(self.draws[name]))
+            )
+        ]
 
     @cached_property
     def is_empty(self) -> bool:
         """Whether there is nothing to summarise."""
-        return self.draws.num_samples == 0 or not self._places
+        return self.draws.num_samples == 0 or not self.labels
 
     @cached_property
     def weights(self) -> np.ndarray | None:
@@ -86,6 +110,16 @@ class Subject:
         """What the first axis counts."""
         return "chain" if self.draws.run.kind == "markov" else "run"
 
+    @property
+    def ess_wanted(self) -> float:
+        """The effective sample size that the verdict asks for."""
+        return min(100.0 * self.draws.num_chains, 400.0) if self.are_chains else 400.0
+
+    @property
+    def khat_limit(self) -> float:
+        """The k-hat from which on the weights are too heavy-tailed for their number."""
+        return khat_threshold(self.draws.num_chains * self.draws.num_samples)
+
     @cached_property
     def diverging(self) -> np.ndarray | None:
         """Which draws ended a divergent trajectory, (chain, draw); None when it is not known."""
@@ -104,8 +138,9 @@ class Subject:
         """Rows of the summary, worst first: by R-hat and by effective sample size."""
         r_hat, badness = self.column("r_hat"), np.full(len(self.summary), -np.inf)
         badness = np.fmax(badness, (r_hat - 1) / 0.01)
-        for name in ("ess_bulk", "ess_tail", "ess"):
-            badness = np.fmax(badness, 400 / np.fmax(self.column(name), 1e-9))
+        with np.errstate(divide="ignore"):
+            for name in ("ess_bulk", "ess_tail", "ess"):
+                badness = np.fmax(badness, 400 / self.column(name))
         # A mean that is not finite comes from draws that are not: nothing is worse.
         badness = np.where(np.isfinite(self.column("mean")), badness, np.inf)
         return np.argsort(-badness, kind="stable")
@@ -122,7 +157,7 @@ class Subject:
         varying = (row for row in self.ranking.tolist() if np.ptp(self.scalar(row)) != 0)
         return [row for row, _ in zip(varying, range(keep), strict=False)]
 
-    def scalars(self, rows: list[int]) -> Iterator[tuple[str, np.ndarray]]:
+    def chosen(self, rows: list[int]) -> Iterator[tuple[str, np.ndarray]]:
         """Labels and draws of some rows."""
         for row in rows:
             yield self.labels[row], self.scalar(row)

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from markupsafe import Markup, escape
-from numpy.typing import ArrayLike
 
 CHARACTER = 6.3  # Width of a digit of a tick label, in units of the view box.
 
-type Ticks = Sequence[tuple[float, str]]
+type Real = float | int
+type Range = tuple[Real, Real]
+type Values = np.ndarray | np.generic | Sequence[Real] | Real
+type Ticks = Sequence[tuple[Real, str]]
 
 
 class Chart:
@@ -35,8 +37,8 @@ class Chart:
 
     def __init__(
         self,
-        x: tuple[float, float],
-        y: tuple[float, float],
+        x: Range,
+        y: Range,
         *,
         label: str,
         x_label: str = "",
@@ -49,8 +51,8 @@ class Chart:
         height: int = 190,
     ):
         self._x_log, self._y_log = x_log, y_log
-        self._x_range = _usable(x, log=x_log)
-        self._y_range = _usable(y, log=y_log)
+        self._x_range = widened(x, log=x_log)
+        self._y_range = widened(y, log=y_log)
         self._x_ticks = ticks(*self._x_range, log=x_log) if x_ticks is None else x_ticks
         self._y_ticks = ticks(*self._y_range, log=y_log, count=4) if y_ticks is None else y_ticks
         self._label, self._x_label, self._y_label = label, x_label, y_label
@@ -64,11 +66,11 @@ class Chart:
         self._marks: list[str] = []
         self._notes: list[str] = []
 
-    def line(self, x: ArrayLike, y: ArrayLike, css: str = "c0") -> None:
+    def line(self, x: Values, y: Values, css: str = "c0") -> None:
         """A line through the points; it breaks where a coordinate is not finite."""
         self._marks.append(f'<path class="line {css}" d="{_path(*self._place(x, y))}"/>')
 
-    def dots(self, x: ArrayLike, y: ArrayLike, css: str = "c0") -> None:
+    def dots(self, x: Values, y: Values, css: str = "c0") -> None:
         """One dot for each finite point: line segments of length zero with round ends."""
         px, py = self._place(x, y)
         keep = np.isfinite(px) & np.isfinite(py)
@@ -76,7 +78,7 @@ class Chart:
         d = "".join(f"M{a} {b}h0" for a, b in points)
         self._marks.append(f'<path class="dots {css}" d="{d}"/>')
 
-    def band(self, x: ArrayLike, lower: ArrayLike, upper: ArrayLike, css: str = "band") -> None:
+    def band(self, x: Values, lower: Values, upper: Values, css: str = "band") -> None:
         """The area between two lines."""
         lower_x, lower_y = self._place(x, lower)
         upper_x, upper_y = self._place(x, upper)
@@ -86,40 +88,39 @@ class Chart:
         if keep.any():
             self._marks.append(f'<path class="area {css}" d="{_path(px[keep], py[keep])}Z"/>')
 
-    def area(self, x: ArrayLike, y: ArrayLike, css: str = "c0") -> None:
+    def area(self, x: Values, y: Values, css: str = "c0") -> None:
         """A line and the area between it and the horizontal axis."""
         self.band(x, np.full(np.shape(x), self._y_range[0]), y, css)
         self.line(x, y, css)
 
-    def bars(self, edges: ArrayLike, heights: ArrayLike, css: str = "c0") -> None:
+    def bars(self, edges: Values, heights: Values, css: str = "c0") -> None:
         """A histogram: ``heights[i]`` between ``edges[i]`` and ``edges[i + 1]``."""
         heights = np.asarray(heights, float)
         x = np.repeat(np.asarray(edges, float), 2)
         self.area(x, np.concatenate([[0.0], np.repeat(heights, 2), [0.0]]), css)
 
-    def spans(self, lower: ArrayLike, upper: ArrayLike, y: ArrayLike, css: str = "c0") -> None:
+    def spans(self, lower: Values, upper: Values, y: Values, css: str = "c0") -> None:
         """Horizontal strokes from ``lower`` to ``upper`` at the heights ``y``."""
         self._strokes(self._place(lower, y), self._place(upper, y), css)
 
-    def pillars(self, x: ArrayLike, lower: ArrayLike, upper: ArrayLike, css: str = "c0") -> None:
+    def pillars(self, x: Values, lower: Values, upper: Values, css: str = "c0") -> None:
         """Vertical strokes from ``lower`` to ``upper`` at the places ``x``."""
         self._strokes(self._place(x, lower), self._place(x, upper), css)
 
-    def guide(self, *, x: float | None = None, y: float | None = None, text: str = "") -> None:
+    def guide(self, *, x: Real | None = None, y: Real | None = None, text: str = "") -> None:
         """A dashed line across the chart at ``x`` or at ``y``, with a word beside it."""
         if y is not None:
-            height = self._place(self._x_range[0], y)[1]
+            height = self._point(self._x_range[0], y)[1]
             self._marks.append(f'<path class="guide" d="M0 {height:.1f}H{self._size[0]:.1f}"/>')
-            self._note(self._size[0] - 2, float(height) - 4, text, "end")
+            self._note(self._size[0] - 2, height - 4, text, "end")
         if x is not None:
-            place = self._place(x, self._y_range[0])[0]
+            place = self._point(x, self._y_range[0])[0]
             self._marks.append(f'<path class="guide" d="M{place:.1f} 0V{self._size[1]:.1f}"/>')
-            self._note(float(place) + 4, 10, text, "start")
+            self._note(place + 4, 10, text, "start")
 
-    def note(self, x: float, y: float, text: str, *, anchor: str = "start", css: str = "") -> None:
+    def note(self, x: Real, y: Real, text: str, *, anchor: str = "start", css: str = "") -> None:
         """A word at a point; ``anchor`` is SVG's ``start``, ``middle`` or ``end``."""
-        px, py = self._place(x, y)
-        self._note(float(px), float(py), text, anchor, css)
+        self._note(*self._point(x, y), text, anchor, css)
 
     def svg(self) -> Markup:
         """The chart as an ``<svg>`` element, to be put into a page."""
@@ -146,12 +147,12 @@ class Chart:
         width, height = self._size
         grid, labels = [], []
         for value, text in self._y_ticks:
-            y = top + float(self._place(self._x_range[0], value)[1])
+            y = top + self._point(self._x_range[0], value)[1]
             if top - 1 <= y <= top + height + 1:
                 grid.append(f'<path d="M{left:.1f} {y:.1f}h{width:.1f}"/>')
                 labels.append(_text(left - 6, y + 3.8, text, "end"))
         for value, text in self._x_ticks:
-            x = left + float(self._place(value, self._y_range[0])[0])
+            x = left + self._point(value, self._y_range[0])[0]
             if left - 1 <= x <= left + width + 1:
                 grid.append(f'<path d="M{x:.1f} {top + height:.1f}v4"/>')
                 # A label at the very edge would stick out of the picture.
@@ -165,28 +166,32 @@ class Chart:
             labels.append(_text(0, 10, self._y_label, "start", "name"))
         return "".join(grid), "".join(labels)
 
-    def _place(self, x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    def _place(self, x: Values, y: Values) -> tuple[np.ndarray, np.ndarray]:
         """From data to the inner view box, far outliers pulled in to keep the numbers short."""
         px = _fraction(x, self._x_range, log=self._x_log) * self._size[0]
         py = (1 - _fraction(y, self._y_range, log=self._y_log)) * self._size[1]
         return px, py
 
+    def _point(self, x: Real, y: Real) -> tuple[float, float]:
+        px, py = self._place(x, y)
+        return float(px[0]), float(py[0])
+
     def _strokes(
         self, start: tuple[np.ndarray, np.ndarray], end: tuple[np.ndarray, np.ndarray], css: str
     ) -> None:
-        columns = [np.atleast_1d(column) for column in (*start, *end)]
+        columns = (*start, *end)
         keep = np.all(np.isfinite(columns), axis=0)
         rows = zip(*(_numbers(column[keep]) for column in columns), strict=True)
         d = "".join(f"M{a} {b}L{c} {e}" for a, b, c, e in rows)
         self._marks.append(f'<path class="stroke {css}" d="{d}"/>')
 
-    def _note(self, x: float, y: float, text: str, anchor: str, css: str = "") -> None:
+    def _note(self, x: Real, y: Real, text: str, anchor: str, css: str = "") -> None:
         if text and math.isfinite(x) and math.isfinite(y):
             self._notes.append(_text(x, y, text, anchor, f"note {css}".strip()))
 
 
 def ticks(
-    lower: float, upper: float, *, log: bool = False, count: int = 5
+    lower: Real, upper: Real, *, log: bool = False, count: int = 5
 ) -> list[tuple[float, str]]:
     """About ``count`` round values between two bounds, with their texts."""
     if log:
@@ -203,7 +208,7 @@ def ticks(
     return [(v, minus(f"{v + 0.0:,.{digits}f}")) for v in values]
 
 
-def _log_ticks(lower: float, upper: float, count: int) -> list[tuple[float, str]]:
+def _log_ticks(lower: Real, upper: Real, count: int) -> list[tuple[float, str]]:
     low, high = math.floor(math.log10(lower)), math.ceil(math.log10(upper))
     decades = high - low
     multiples = (1, 2, 5) if decades <= 2 else (1,)
@@ -215,7 +220,7 @@ def _log_ticks(lower: float, upper: float, count: int) -> list[tuple[float, str]
     ]
 
 
-def scientific(value: float) -> str:
+def scientific(value: Real) -> str:
     """Three significant digits and a power of ten: ``1.2×10⁵``."""
     mantissa, exponent = f"{value:.2e}".split("e")
     mantissa = mantissa.rstrip("0").rstrip(".")
@@ -228,19 +233,20 @@ def minus(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _usable(bounds: tuple[float, float], *, log: bool) -> tuple[float, float]:
+def widened(bounds: Range, *, log: bool = False) -> tuple[float, float]:
+    """A range that ticks and bins can divide: finite, and wide enough for double precision."""
     lower, upper = (float(bound) for bound in bounds)
     if not (math.isfinite(lower) and math.isfinite(upper)) or (log and lower <= 0):
         return (0.1, 1.0) if log else (0.0, 1.0)
     # Narrower than what a double resolves: ticks could not differ.
-    if upper - lower <= 1e-12 * max(abs(lower), abs(upper), 1e-300):
+    if upper - lower <= max(1e-12 * max(abs(lower), abs(upper)), 1e-290):
         room = max(abs(lower) * 0.05, 1e-6)
         return (lower / 2, lower * 2) if log else (lower - room, lower + room)
     return lower, upper
 
 
-def _fraction(values: ArrayLike, bounds: tuple[float, float], *, log: bool) -> np.ndarray:
-    values = np.asarray(values, float)
+def _fraction(values: Values, bounds: Range, *, log: bool) -> np.ndarray:
+    values = np.atleast_1d(np.asarray(values, float))
     lower, upper = bounds
     if log:
         values = np.log10(np.where(values > 0, values, np.nan))
@@ -256,8 +262,9 @@ def _numbers(values: np.ndarray) -> list[str]:
 
 
 def _path(x: np.ndarray, y: np.ndarray) -> str:
-    x, y = np.atleast_1d(x), np.atleast_1d(y)
     finite = np.isfinite(x) & np.isfinite(y)
+    if not finite.any():
+        return ""
     pieces = []
     for run in np.ma.clump_unmasked(np.ma.masked_array(x, mask=~finite)):
         pairs = zip(_numbers(x[run]), _numbers(y[run]), strict=True)
@@ -265,7 +272,7 @@ def _path(x: np.ndarray, y: np.ndarray) -> str:
     return "".join(pieces)
 
 
-def _text(x: float, y: float, text: str, anchor: str, css: str = "tick") -> str:
+def _text(x: Real, y: Real, text: str, anchor: str, css: str = "tick") -> str:
     return (
         f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
     )

@@ -1,0 +1,128 @@
+"""One self-contained HTML page about draws: a verdict in words, then what it rests on.
+
+The page needs neither network nor JavaScript, follows the reader's light or dark setting, and is
+written for a phone as well as for a desk.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ppl.draws import PHASES, Draws
+
+
+def report(draws: Draws | Mapping[str, Draws], path: str | os.PathLike[str]) -> Path:
+    """Write a page that says how far the draws may be trusted, and why.
+
+    Parameters
+    ----------
+    draws
+        Draws of one run, or several by name: then a comparison comes first, and after it the
+        sections of each.
+    path
+        File to write. It is written under a temporary name and renamed: when anything fails, the
+        file is what it was before. Missing folders are made.
+
+    Returns
+    -------
+    pathlib.Path
+        Where the page is.
+
+    Raises
+    ------
+    ValueError
+        If there are no draws to report.
+    IsADirectoryError
+        If ``path`` is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder; name a file in it, such as {path}/report.html"
+        )
+    if isinstance(draws, Mapping) and not draws:
+        raise ValueError("no draws to report: the mapping is empty")
+    text = html(draws)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, text)
+    return path
+
+
+def html(draws: Draws | Mapping[str, Draws]) -> str:
+    """The page as text."""
+    from ppl.report import comparison, sections
+    from ppl.report.subject import Subject
+
+    if isinstance(draws, Mapping):
+        subjects = [
+            Subject(each, str(name), f"s{i + 1}-") for i, (name, each) in enumerate(draws.items())
+        ]
+        shared = [comparison.overview(subjects), comparison.agreement(subjects)]
+        targets = dict.fromkeys(subject.draws.run.target for subject in subjects)
+        title = " · ".join(targets)
+    else:
+        subjects, shared = [Subject(draws)], []
+        title = draws.run.target
+    parts = [
+        {"subject": subject, "facts": facts(subject), "sections": _written(subject, sections.ALL)}
+        for subject in subjects
+    ]
+    return render(title, parts, [section for section in shared if section is not None])
+
+
+def render(title: str, parts: Sequence[Mapping[str, Any]], shared: Sequence[Any] = ()) -> str:
+    """The page of given sections."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("template.html.j2")
+    return template.render(title=title, parts=parts, shared=shared)
+
+
+def _written(subject: Any, functions: Sequence[Any]) -> list[Any]:
+    found = (function(subject) for function in functions)
+    return [section for section in found if section is not None]
+
+
+def facts(subject: Any) -> list[tuple[str, str]]:
+    """The line of key facts under the verdict."""
+    from ppl.report.blocks import plural, seconds
+    from ppl.report.sections import evidence
+
+    draws, run = subject.draws, subject.draws.run
+    density, gradient = draws.num_evaluations
+    times = [
+        f"{word} {seconds(run.seconds[phase])}"
+        for phase, word in (("warmup", "warm-up"), ("sample", "sampling"))
+        if phase in run.seconds
+    ]
+    total = float(sum(run.seconds.get(phase, 0.0) for phase in PHASES))
+    rows = [
+        ("Sampler", f"{run.sampler_name}, {run.exactness}"),
+        ("Draws", f"{plural(draws.num_chains, subject.unit)} × {draws.num_samples:,}"),
+        ("Evaluations", f"{density:,} densities, {gradient:,} gradients"),
+        ("Time", seconds(total) + (f" ({', '.join(times)})" if times else "")),
+    ]
+    if "device" in run.versions:
+        rows.append(("Device", run.versions["device"]))
+    if draws.log_evidence is not None:
+        rows.append(("Log evidence", evidence(subject)))
+    return rows
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write all of the file or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
