@@ -23,7 +23,7 @@ CODES = """\
 exit codes:
   0    done, and the verdict on the draws is good (or to be used with care: see the words)
   1    done and saved, but the verdict is bad, or there is too little to judge
-  2    the command, a file or an option cannot be used; nothing was run
+  2    the command, a file or an option cannot be used; nothing was drawn
   3    the run failed for another reason: a full disk, an error in the model or the library
   130  interrupted by Ctrl-C; what was drawn is saved, and --resume goes on
 """

@@ -133,7 +133,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
     lower = {other.lower(): other for other in reversed(names)}
     close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.5)
     listed = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
-    return (f"did you mean {lower[close[0]]!r}? " if close else "") + f"There are: {listed}"
+    if close:
+        return f"did you mean {lower[close[0]]!r}? There are: {listed}"
+    return f"there are: {listed}"
 
 
 # Data and model -------------------------------------------------------------------------------
@@ -231,10 +233,17 @@ def sampler_class(name: str) -> Any:
                 f"{name} is no sampler class (one that derives from ppl.MarkovKernel ...)"
             )
         return found
-    names = [row.name for row in table()]
-    if name not in names:
-        raise InputError(f"there is no sampler {name!r}; {nearest(name, names)}")
-    return getattr(importlib.import_module("samplers"), name)
+    names, library = [row.name for row in table()], importlib.import_module("samplers")
+    if name in names:
+        return getattr(library, name)
+    try:
+        getattr(library, name)
+    except AttributeError as error:  # it knows other names of a method
+        _, _, known_as = str(error).partition("that method is samplers.")
+        near = f"that method is {known_as}" if known_as else nearest(name, names)
+    else:
+        near = nearest(name, names)
+    raise InputError(f"there is no sampler {name!r}; {near}")
 
 
 def make_sampler(cls: Any, fields: Mapping[str, Any]) -> Any:
@@ -310,5 +319,5 @@ def _value(name: str, text: str) -> Any:
         return found() if isinstance(found, type) else found
     raise InputError(
         f"--set {name}={text}: a value is a number, a list of numbers, true, false, none, or an "
-        "object to import, such as samplers.mcmc.metrics:Diagonal"
+        "object to import, such as samplers:Diagonal"
     )

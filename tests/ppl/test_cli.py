@@ -237,6 +237,8 @@ TARGET, WALKER = "cli_density:target", WALK[:2]
     ("arguments", "message"),
     [
         ([TARGET, "--sampler", "Nuts"], "there is no sampler 'Nuts'; did you mean 'NUTS'"),
+        ([TARGET, "--sampler", "RWM"], "there is no sampler 'RWM'; that method is RandomWalk"),
+        ([TARGET, "--sampler", "Dense"], "there is no sampler 'Dense'; there are: NUTS, HMC"),
         ([TARGET, "--sampler", "ULA"], "ULA needs step_size: add --set step_size=..."),
         ([TARGET, *WALKER, "--set", "stepsize=1"], "did you mean 'step_size'"),
         ([TARGET, *WALKER, "--set", "step_size=0"], "step_size must be a positive number; got 0"),
@@ -279,6 +281,13 @@ def test_an_error_of_the_library_exits_with_3_and_is_traced_on_request(
     code, _, err = run(*DIRECT, "--out", "run", "--traceback")
     assert code == commands.FAILED
     assert "Traceback (most recent call last)" in err
+
+
+def test_a_metric_is_named_by_what_is_imported(run, folder, no_page, monkeypatch):
+    given = []
+    monkeypatch.setattr(ppl, "sample", lambda sampler, *args, **kwargs: given.append(sampler))
+    run("sample", TARGET, "--sampler", "NUTS", "--set", "metric=samplers:Diagonal", "--out", "run")
+    assert type(given[0].metric).__name__ == "Diagonal"
 
 
 @pytest.mark.parametrize("arguments", [[], ["smaple"], ["sample", "m.py:m", "--out", "run"]])
