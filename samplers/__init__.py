@@ -1,1 +1,154 @@
-"""Published sampling methods, one file each."""
+"""Published sampling methods, one file each, and the table that finds them by name.
+
+``samplers.MALA`` imports `samplers.langevin.mala` when it is first used. `table` lists what there
+is; a new method gets its module, its test, its row here, and an example.
+"""
+
+import difflib
+import importlib
+from typing import Any, NamedTuple
+
+
+class Method(NamedTuple):
+    """One row of the table.
+
+    ``tier`` says what to expect: ``core`` methods serve any target with good defaults, ``method``
+    is a published method for those who want it, ``research`` may change or go.
+    """
+
+    name: str
+    title: str
+    module: str
+    paper: str
+    exactness: str
+    needs: tuple[str, ...]
+    tier: str
+
+
+_DENSITY = ("log_density",)
+_GRADIENT = ("gradient", "log_density")
+
+_METHODS = (
+    Method(
+        "NUTS",
+        "No-U-Turn sampler",
+        "samplers.mcmc.nuts",
+        "arXiv:1111.4246",
+        "exact",
+        _GRADIENT,
+        "core",
+    ),
+    Method(
+        "HMC",
+        "Hamiltonian Monte Carlo",
+        "samplers.mcmc.hmc",
+        "doi:10.1016/0370-2693(87)91197-X",
+        "exact",
+        _GRADIENT,
+        "core",
+    ),
+    Method(
+        "MCLMC",
+        "Microcanonical Langevin Monte Carlo",
+        "samplers.mcmc.mclmc",
+        "arXiv:2303.18221",
+        "biased",
+        _GRADIENT,
+        "core",
+    ),
+    Method(
+        "AdjustedMCLMC",
+        "Metropolis-adjusted microcanonical sampling",
+        "samplers.mcmc.adjusted_mclmc",
+        "arXiv:2503.01707",
+        "exact",
+        _GRADIENT,
+        "core",
+    ),
+    Method(
+        "MALA",
+        "Metropolis-adjusted Langevin algorithm",
+        "samplers.langevin.mala",
+        "doi:10.2307/3318418",
+        "exact",
+        _GRADIENT,
+        "core",
+    ),
+    Method(
+        "ULA",
+        "Unadjusted Langevin algorithm",
+        "samplers.langevin.ula",
+        "doi:10.2307/3318418",
+        "biased",
+        _GRADIENT,
+        "method",
+    ),
+    Method(
+        "RandomWalk",
+        "Random-walk Metropolis",
+        "samplers.mcmc.random_walk",
+        "doi:10.1063/1.1699114",
+        "exact",
+        _DENSITY,
+        "method",
+    ),
+    Method(
+        "ImportanceSampling",
+        "Importance sampling from the prior",
+        "samplers.smc.importance",
+        "doi:10.1007/978-1-4757-4145-2",
+        "asymptotically exact",
+        ("log_likelihood",),
+        "method",
+    ),
+    Method(
+        "GaussianVI",
+        "Gaussian variational inference with importance weights",
+        "samplers.variational.gaussian",
+        "arXiv:1603.00788",
+        "asymptotically exact",
+        _GRADIENT,
+        "method",
+    ),
+    Method("ExactDraws", "Exact draws", "samplers.direct", "", "exact", ("sample",), "core"),
+)
+
+_ALIASES = {
+    "AdjustedMCHMC": "AdjustedMCLMC",
+    "ADVI": "GaussianVI",
+    "LangevinMonteCarlo": "ULA",
+    "LMC": "ULA",
+    "MAMS": "AdjustedMCLMC",
+    "RWM": "RandomWalk",
+}
+
+# What goes into the fields of samplers.
+_PARTS = {name: "samplers.mcmc.metrics" for name in ("Identity", "Diagonal", "Dense", "LowRank")}
+
+_MODULES = {method.name: method.module for method in _METHODS} | _PARTS
+
+__all__ = ["Method", "table", *_MODULES]
+
+
+def table() -> tuple[Method, ...]:
+    """Every method of the library, in the order of the documentation."""
+    return _METHODS
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    message = f"module 'samplers' has no attribute {name!r}"
+    if name in _ALIASES:
+        message += f"; that method is samplers.{_ALIASES[name]}"
+    elif not name.startswith("__"):
+        known = {known.lower(): known for known in (*_MODULES, *_ALIASES)}
+        near = difflib.get_close_matches(name.lower(), known, n=1)
+        if near:
+            nearest = known[near[0]]
+            message += f"; did you mean samplers.{_ALIASES.get(nearest, nearest)}?"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Langevin kernels."""
