@@ -124,6 +124,7 @@ _ALIASES = {
 
 # What goes into the fields of samplers.
 _PARTS = {name: "samplers.mcmc.metrics" for name in ("Identity", "Diagonal", "Dense", "LowRank")}
+_PARTS["PathfinderStart"] = "samplers.mcmc.pathfinder_start"
 
 _MODULES = {method.name: method.module for method in _METHODS} | _PARTS
 

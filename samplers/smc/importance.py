@@ -116,7 +116,7 @@ class ImportanceSampling(ParticleSampler):
         """Smallest inverse temperature at which no more than ``ess_kept`` is left, or 1."""
         goal = self.ess_kept * weights.ess(_log_weights(log_likelihood, b))
 
-        def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = bracket
             middle = (low + high) / 2
             enough = weights.ess(_log_weights(log_likelihood, middle)) > goal

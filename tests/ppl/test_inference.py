@@ -16,6 +16,7 @@ from ppl.energy import TargetError
 from ppl.inference import _at_least, _fit
 from samplers.direct import ExactDraws
 from samplers.mcmc.random_walk import RandomWalk
+from samplers.smc.importance import ImportanceSampling
 from samplers.variational.gaussian import GaussianVI
 
 
@@ -129,6 +130,44 @@ def test_a_learned_sampler_trains_reports_its_loss_and_draws_again():
     again = ppl.sample(draws.sampler, target, 0, num_samples=10, progress=False)
     assert again["x"].shape == (1, 10, 2)
     assert not again.history
+
+
+def conjugate():
+    """Prior N(0, I_2), one observation 1 with variance 1: posterior N(1/2, I/2)."""
+    return ppl.posterior(
+        ppl.from_distribution(dist.Normal(jnp.zeros(2), 1.0)),
+        lambda x: -0.5 * jnp.sum((x - 1.0) ** 2 + jnp.log(2 * jnp.pi)),
+    )
+
+
+def test_particle_runs_carry_weights_history_and_an_evidence_with_its_error():
+    sampler = ImportanceSampling(num_particles=2000)
+    draws = ppl.sample(sampler, conjugate(), 2, num_chains=4, progress=False)
+    assert draws["x"].shape == (4, 2000, 2)
+    assert draws.log_weights.shape == (4, 2000)
+    assert np.all(np.diff(draws.history["inverse_temperature"], axis=1) >= 0)
+    truth = 2 * (-0.5 * np.log(2 * np.pi * 2) - 0.25)
+    estimate = draws.log_evidence
+    assert abs(estimate.value - truth) < 7 * estimate.std_error  # t with three degrees of freedom
+    assert draws.num_evaluations == (8000, 0)
+    weighted = np.average(
+        draws["x"].reshape(-1, 2), axis=0, weights=np.exp(draws.log_weights).ravel()
+    )
+    # The broken twin drops the weights and lands on the prior mean, 0.
+    assert np.all(abs(weighted - 0.5) < 0.1)
+    assert np.all(abs(draws["x"].mean((0, 1))) < 0.1)
+
+
+def test_particle_runs_do_not_depend_on_one_another():
+    sampler = ImportanceSampling(num_particles=500)
+    four = ppl.sample(sampler, conjugate(), 2, num_chains=4, progress=False)
+    one = ppl.sample(sampler, conjugate(), 2, num_chains=1, progress=False)
+    assert np.allclose(one["x"][0], four["x"][0], atol=1e-6)
+
+
+def test_particle_samplers_refuse_num_samples():
+    with pytest.raises(ValueError, match="num_particles= in the sampler"):
+        ppl.sample(ImportanceSampling(), conjugate(), num_samples=10, progress=False)
 
 
 def test_sizes_that_a_contract_has_no_use_for_are_refused():
@@ -308,6 +347,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 import jax.numpy as jnp, numpy as np, ppl
 from ppl.sharding import chains_mesh
 from samplers.mcmc.random_walk import RandomWalk
+from samplers.smc.importance import ImportanceSampling
 
 target = ppl.from_log_density(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2))
 options = dict(num_samples=50, num_chains=8, num_warmup=20, progress=False)
