@@ -96,6 +96,11 @@ def figure(
     return [Figure(drawn[:first], caption, legend, drawn[first:])]
 
 
+def facts(rows: Sequence[tuple[str, str]], caption: str, label: str) -> Table:
+    """A table of names and values, without a head."""
+    return Table([], [[Cell(name), Cell(value)] for name, value in rows], caption, label)
+
+
 def number(value: Real | None, digits: int = 3) -> str:
     """A number for reading: significant digits, separators of thousands, a real minus sign."""
     if value is None or math.isnan(value):

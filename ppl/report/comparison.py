@@ -20,7 +20,6 @@ from ppl.report.blocks import (
     plural,
     seconds,
 )
-from ppl.report.sections import evidence
 from ppl.report.subject import Subject
 
 MAX_ROWS = 12
@@ -83,7 +82,7 @@ def _row(subject: Subject) -> list[Cell]:
         Cell(seconds(time)),
         Cell(number(1000 * ess / spent) if spent else "–"),
         Cell(number(ess / time) if time else "–"),
-        Cell(evidence(subject) or "–"),
+        Cell(subject.evidence or "–"),
     ]
 
 

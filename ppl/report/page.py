@@ -51,7 +51,7 @@ def report(draws: Draws | Mapping[str, Draws], path: str | os.PathLike[str]) -> 
 
 def html(draws: Draws | Mapping[str, Draws]) -> str:
     """The page as text."""
-    from ppl.report import comparison, sections
+    from ppl.report import chains, comparison, kernel, model, run, values
     from ppl.report.subject import Subject
 
     if isinstance(draws, Mapping):
@@ -64,8 +64,26 @@ def html(draws: Draws | Mapping[str, Draws]) -> str:
     else:
         subjects, shared = [Subject(draws)], []
         title = draws.run.target
+    sections = (
+        values.summary,
+        values.weights,
+        values.densities,
+        chains.ranks,
+        chains.traces,
+        chains.ess_evolution,
+        kernel.energy,
+        kernel.divergences,
+        kernel.pairs,
+        kernel.sampler,
+        kernel.history,
+        model.prior_posterior,
+        model.predictive,
+        run.cost,
+        run.reproduction,
+        run.notes,
+    )
     parts = [
-        {"subject": subject, "facts": facts(subject), "sections": _written(subject, sections.ALL)}
+        {"subject": subject, "facts": key_facts(subject), "sections": _written(subject, sections)}
         for subject in subjects
     ]
     return render(title, parts, [section for section in shared if section is not None])
@@ -91,10 +109,9 @@ def _written(subject: Any, functions: Sequence[Any]) -> list[Any]:
     return [section for section in found if section is not None]
 
 
-def facts(subject: Any) -> list[tuple[str, str]]:
+def key_facts(subject: Any) -> list[tuple[str, str]]:
     """The line of key facts under the verdict."""
     from ppl.report.blocks import plural, seconds
-    from ppl.report.sections import evidence
 
     draws, run = subject.draws, subject.draws.run
     density, gradient = draws.num_evaluations
@@ -113,7 +130,7 @@ def facts(subject: Any) -> list[tuple[str, str]]:
     if "device" in run.versions:
         rows.append(("Device", run.versions["device"]))
     if draws.log_evidence is not None:
-        rows.append(("Log evidence", evidence(subject)))
+        rows.append(("Log evidence", subject.evidence))
     return rows
 
 

@@ -6,11 +6,11 @@ chain where several are compared) gives None, so that a page is the shorter for 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from markupsafe import Markup
 
+from ppl.report import estimates
 from ppl.report.svg import Chart, Range, Real, minus, widened
 
 MAX_CHAINS = 8  # As many lines as an eye can tell apart in one chart.
@@ -26,110 +26,6 @@ class Panel:
     note: str = ""
 
 
-# Estimates a chart needs ----------------------------------------------------------------------
-
-
-def quantiles(
-    values: np.ndarray, probabilities: Sequence[float], weights: np.ndarray | None = None
-) -> np.ndarray:
-    """Quantiles of finite values, weighted when there are weights."""
-    if weights is None:
-        return np.quantile(values, probabilities)
-    order = np.argsort(values)
-    cumulative = np.cumsum(weights[order])
-    return np.interp(
-        np.asarray(probabilities) * cumulative[-1], cumulative - weights[order] / 2, values[order]
-    )
-
-
-def shown_range(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
-    """Where the values are, without the few of a heavy tail that would squeeze all others."""
-    lower, upper = quantiles(values, (0.005, 0.995), weights)
-    if weights is not None:
-        values = values[weights > 1e-6 * weights.max()]
-    room = 0.25 * (upper - lower)
-    return max(values.min(), lower - room), min(values.max(), upper + room)
-
-
-def density(
-    values: np.ndarray,
-    weights: np.ndarray | None = None,
-    bounds: Range | None = None,
-    points: int = 128,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel density of finite values: a fine histogram, smoothed, reflected at its ends.
-
-    The reflection keeps the density of a positive parameter from leaking below zero.
-    """
-    from scipy.ndimage import gaussian_filter1d
-
-    lower, upper = widened(shown_range(values, weights) if bounds is None else bounds)
-    heights, edges = np.histogram(values, 4 * points, (lower, upper), weights=weights)
-    total = len(values) if weights is None else weights.sum()
-    size = len(values) if weights is None else total**2 / (weights**2).sum()
-    q25, q75 = quantiles(values, (0.25, 0.75), weights)
-    mean = np.average(values, weights=weights)
-    with np.errstate(over="ignore"):
-        sd = np.sqrt(np.average((values - mean) ** 2, weights=weights))
-    spread = min(sd, (q75 - q25) / 1.34) or sd
-    cell = (upper - lower) / (4 * points)
-    width = np.clip(0.9 * spread * size**-0.2 / cell, 3.0, points)
-    smooth = gaussian_filter1d(heights / (total * cell), width, mode="reflect")
-    centers = (edges[:-1] + edges[1:]) / 2
-    keep = np.linspace(0, 4 * points - 1, points).round().astype(int)
-    return centers[keep], smooth[keep]
-
-
-def thin(size: int, keep: int, weights: np.ndarray | None = None) -> np.ndarray:
-    """At most ``keep`` indices below ``size``: evenly spaced, or by systematic resampling."""
-    if weights is None:
-        return np.linspace(0, size - 1, min(size, keep)).round().astype(int)
-    cumulative = np.cumsum(weights / weights.sum())
-    places = (np.arange(min(size, keep)) + 0.5) / min(size, keep)
-    return np.unique(np.minimum(np.searchsorted(cumulative, places), size - 1))
-
-
-def envelope(values: np.ndarray, buckets: int = 140) -> tuple[np.ndarray, np.ndarray]:
-    """Draw numbers and values of a thinned trace that keeps each bucket's lowest and highest."""
-    size = len(values)
-    if size <= 2 * buckets:
-        return np.arange(1, size + 1), values
-    starts = np.linspace(0, size, buckets + 1).astype(int)[:-1]
-    low, high = np.fmin.reduceat(values, starts), np.fmax.reduceat(values, starts)
-    # Alternating low-high, high-low makes one zigzag instead of a comb.
-    pairs = np.stack([low, high], 1)
-    pairs[1::2] = pairs[1::2, ::-1]
-    return np.repeat(starts + 1, 2), pairs.ravel()
-
-
-def running_mean(values: np.ndarray, stretches: int = 25) -> tuple[np.ndarray, np.ndarray]:
-    """Centers and means of overlapping stretches of a trace; nothing for a short one."""
-    width = len(values) // stretches
-    if width < 4 or not np.isfinite(values).all():
-        return np.zeros(0), np.zeros(0)
-    sums = np.concatenate([[0.0], np.cumsum(values - values[0])])
-    starts = np.linspace(0, len(values) - width, 4 * stretches).astype(int)
-    return starts + width / 2, values[0] + (sums[starts + width] - sums[starts]) / width
-
-
-@lru_cache(maxsize=32)
-def rank_band(num_chains: int, level: float = 0.95) -> float:
-    """Half-width of the simultaneous band for rank ECDFs, in pointwise standard deviations.
-
-    Under agreement the ECDF differences of n draws are Brownian bridges, and they add up to zero
-    over the chains because ranks are pooled: their pointwise variance is
-    ``u (1 - u) (1 - 1 / num_chains) / n``. The limit is for the largest over all chains and ``u``.
-    """
-    generator = np.random.default_rng(0)
-    u = np.linspace(0, 1, 51)[1:-1]
-    steps = generator.normal(0, np.sqrt(1 / 50), (1000, num_chains, 50))
-    walks = np.cumsum(steps, -1)
-    bridges = walks[..., :-1] - u * walks[..., -1:]
-    bridges -= bridges.mean(1, keepdims=True)
-    scale = np.sqrt(u * (1 - u) * (1 - 1 / num_chains))
-    return float(np.quantile(np.abs(bridges / scale).max((1, 2)), level))
-
-
 # Chains ---------------------------------------------------------------------------------------
 
 
@@ -138,7 +34,7 @@ def sparkline(values: np.ndarray, weights: np.ndarray | None = None) -> Markup:
     values, weights = _finite(values, weights)
     if len(values) == 0 or np.ptp(values) == 0:
         return Markup("")
-    x, y = density(values, weights, points=40)
+    x, y = estimates.density(values, weights, points=40)
     x = (x - x[0]) / (x[-1] - x[0]) * 96
     y = 22 - 20 * y / (y.max() or 1.0)
     points = " ".join(f"{a:.0f} {b:.1f}" for a, b in zip(x, y, strict=True))
@@ -168,12 +64,12 @@ def trace(
     )
     shown = _extreme(values)
     for chain in shown:
-        chart.line(*envelope(values[chain]), f"faint c{chain % COLORS}")
+        chart.line(*estimates.envelope(values[chain]), f"faint c{chain % COLORS}")
     for chain in shown:
-        chart.line(*running_mean(values[chain]), f"c{chain % COLORS}")
+        chart.line(*estimates.running_mean(values[chain]), f"c{chain % COLORS}")
     if diverging is not None and diverging.any():
         at = np.nonzero(diverging.any(0))[0] + 1
-        at = at[thin(len(at), 200)]
+        at = at[estimates.thin(len(at), 200)]
         floor = low - 0.06 * (high - low)
         tall = floor + 0.07 * (high - low)
         chart.pillars(at, np.full(len(at), floor), np.full(len(at), tall), "bad")
@@ -197,7 +93,7 @@ def rank(title: str, values: np.ndarray, size: Real, *, note: str = "") -> Panel
     ranks = rankdata(values).reshape(values.shape) / values.size
     u = np.linspace(0, 1, min(draws, 60) + 1)
     lines = np.stack([np.searchsorted(np.sort(r), u, side="right") / draws - u for r in ranks])
-    band = rank_band(chains) * np.sqrt(u * (1 - u) * (1 - 1 / chains) / max(size, 1.0))
+    band = estimates.rank_band(chains) * np.sqrt(u * (1 - u) * (1 - 1 / chains) / max(size, 1.0))
     top = 1.15 * max(band.max(), np.abs(lines).max())
     outside = int((np.abs(lines[:, 1:-1]) > band[1:-1] + 1 / draws).any(1).sum())
     chart = Chart(
@@ -255,13 +151,15 @@ def densities(
     if not kept:
         return None
     if bounds is None:
-        ranges = np.array([shown_range(v, w) for v, w, _ in kept])
+        ranges = np.array([estimates.shown_range(v, w) for v, w, _ in kept])
         bounds = (ranges[:, 0].min(), ranges[:, 1].max())
     if bounds[1] <= bounds[0]:
         return None
     bounds = widened(bounds)
     discrete = all(_is_counts(v) for v, _, _ in kept) and bounds[1] - bounds[0] <= 60
-    lines = [_pmf(v, w, bounds) if discrete else density(v, w, bounds) for v, w, _ in kept]
+    lines = [
+        _pmf(v, w, bounds) if discrete else estimates.density(v, w, bounds) for v, w, _ in kept
+    ]
     top = max(float(y.max()) for _, y in lines) or 1.0
     chart = Chart(
         (bounds[0] - 0.5, bounds[1] + 0.5) if discrete else bounds,
@@ -372,11 +270,13 @@ def pair(
     )
     plain = np.nonzero(~marked)[0]
     if len(plain):
-        shown = plain[thin(len(plain), points, None if weights is None else weights[plain])]
+        shown = plain[
+            estimates.thin(len(plain), points, None if weights is None else weights[plain])
+        ]
         chart.dots(x[shown], y[shown], "c0")
     special = np.nonzero(marked)[0]
     if len(special):
-        shown = special[thin(len(special), 300)]
+        shown = special[estimates.thin(len(special), 300)]
         chart.dots(x[shown], y[shown], "bad")
     correlation = _correlation(x, y, weights)
     note = "" if correlation is None else minus(f"correlation {correlation:.2f}")
@@ -424,7 +324,7 @@ def history(title: str, values: np.ndarray) -> Panel | None:
         x_label="step",
     )
     for run in _extreme(values):
-        chart.line(*envelope(values[run]), f"c{run % COLORS}")
+        chart.line(*estimates.envelope(values[run]), f"c{run % COLORS}")
     return Panel(title, chart.svg())
 
 
@@ -445,32 +345,32 @@ def predictive_intervals(title: str, observed: np.ndarray, replicated: np.ndarra
     chart = Chart(
         (-0.7, len(observed) - 0.3),
         (everything.min() - room, everything.max() + room),
-        label=f"{title}: {outside} of {len(observed)} observations outside their 90 % interval",
+        label=f"{title}: {outside} of {len(observed)} observations outside their 90% interval",
         x_label="observation",
         height=220,
     )
     chart.pillars(x, low, high, "quiet")
     chart.pillars(x, q25, q75, "wide quiet")
     chart.dots(x, observed, "big c1")
-    return Panel(title, chart.svg(), f"{outside} of {len(observed)} outside the 90 % interval")
+    return Panel(title, chart.svg(), f"{outside} of {len(observed)} outside the 90% interval")
 
 
 def predictive_density(title: str, observed: np.ndarray, replicated: np.ndarray) -> Panel | None:
     """Density (or frequencies) of the observations over those of replicated data sets."""
     observed, _ = _finite(observed)
-    rows = [_finite(row)[0] for row in replicated[thin(len(replicated), 200)]]
+    rows = [_finite(row)[0] for row in replicated[estimates.thin(len(replicated), 200)]]
     rows = [row for row in rows if len(row) > 1]
     if len(observed) < 2 or not rows:
         return None
     pooled = np.concatenate([observed, *rows])
     discrete = _is_counts(pooled) and np.ptp(observed) <= 60
-    lower, upper = shown_range(pooled)
+    lower, upper = estimates.shown_range(pooled)
     lower, upper = min(lower, observed.min()), max(upper, observed.max())
     if discrete:
         upper = min(upper, observed.max() + 0.5 * (np.ptp(observed) + 4))
     if not upper > lower:
         return None
-    curves = [_pmf if discrete else density][0]
+    curves = _pmf if discrete else estimates.density
     x, seen = curves(observed, None, (lower, upper))
     lines = np.stack([curves(row, None, (lower, upper))[1] for row in rows])
     q5, q25, q75, q95 = np.quantile(lines, (0.05, 0.25, 0.75, 0.95), axis=0)
@@ -539,7 +439,7 @@ def _spans_decades(values: np.ndarray) -> bool:
 
 def _padded(values: np.ndarray, weights: np.ndarray | None, *, log: bool) -> tuple[float, float]:
     values = np.log(values) if log else values
-    lower, upper = shown_range(values, weights)
+    lower, upper = estimates.shown_range(values, weights)
     room = 0.04 * (upper - lower)
     lower, upper = lower - room, upper + room
     return (np.exp(lower), np.exp(upper)) if log else (lower, upper)
@@ -548,13 +448,4 @@ def _padded(values: np.ndarray, weights: np.ndarray | None, *, log: bool) -> tup
 def _correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> float | None:
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    return float(correlations(np.stack([x, y], -1), weights)[0, 1])
-
-
-def correlations(columns: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Correlations of columns, weighted when there are weights; 0 where a column is constant."""
-    # Scaled first: squares of the values may be more than a double holds.
-    columns = columns / np.maximum(np.abs(columns).max(axis=0), 1e-300)
-    cov = np.atleast_2d(np.cov(columns, rowvar=False, aweights=weights))
-    scale = np.sqrt(np.outer(np.diag(cov), np.diag(cov)))
-    return np.divide(cov, scale, out=np.zeros_like(cov), where=scale > 0)
+    return float(estimates.correlations(np.stack([x, y], -1), weights)[0, 1])

@@ -10,7 +10,8 @@ import numpy as np
 from ppl.diagnostics.convergence import Verdict, judge
 from ppl.diagnostics.table import scalars
 from ppl.draws import Draws
-from ppl.report.blocks import Cell, Table, number
+from ppl.report.blocks import Cell, Table, aligned, number, plural
+from ppl.report.plots import MAX_CHAINS
 from ppl.weights import khat_threshold
 
 LEVELS = {"good": "good", "caution": "warn", "unknown": "unknown", "bad": "bad"}
@@ -161,6 +162,42 @@ class Subject:
         """Labels and draws of some rows."""
         for row in rows:
             yield self.labels[row], self.scalar(row)
+
+    @property
+    def panel_rows(self) -> list[int]:
+        """Rows that get a chart of their own, worst first."""
+        return self.worst(MAX_SHOWN)
+
+    @property
+    def order(self) -> str:
+        """A closing sentence for the captions of such charts."""
+        return " The worst parameters come first." if len(self.labels) > 9 else ""
+
+    def legend(self, *, halves: bool = False) -> list[tuple[str, str]]:
+        """Colours of the chains; ``halves``: of the halves of a single one."""
+        chains = self.draws.num_chains
+        if chains == 1:
+            return [("c0", "first half"), ("c1", "second half")] if halves else []
+        if chains > MAX_CHAINS:
+            text = f"{MAX_CHAINS} of {plural(chains, self.unit)}: those farthest from the rest"
+            return [("c0", text)]
+        return [(f"c{chain}", f"{self.unit} {chain}") for chain in range(chains)]
+
+    @property
+    def evidence(self) -> str:
+        """The log evidence with its error and bounds; empty when there is none."""
+        estimate = self.draws.log_evidence
+        if estimate is None:
+            return ""
+        error = estimate.std_error
+        text = aligned(estimate.value, math.nan if error is None else error)
+        if error is not None:
+            text += f" ± {number(error, 2)}"
+        bounds = (estimate.lower, estimate.upper)
+        if bounds != (None, None):
+            words = ("?" if bound is None else number(bound, 4) for bound in bounds)
+            text += f", between {' and '.join(words)}"
+        return text
 
     @cached_property
     def tree(self) -> Any:

@@ -1,0 +1,82 @@
+"""Sections about the run: what it cost, how to repeat it, what it warned about."""
+
+import numpy as np
+
+from ppl.report.blocks import (
+    Cell,
+    Code,
+    Prose,
+    Section,
+    Table,
+    count,
+    facts,
+    number,
+    plural,
+    seconds,
+)
+from ppl.report.subject import Subject
+
+
+def cost(subject: Subject) -> Section:
+    """Evaluations and wall times by phase."""
+    run = subject.draws.run
+    names = {"start": "start", "warmup": "warm-up", "sample": "sampling"}
+    phases = [p for p in names if p in run.evaluations or p in run.seconds]
+    rows = []
+    for phase in phases:
+        density, gradient = run.evaluations.get(phase, [0, 0])
+        time = run.seconds.get(phase)
+        rows.append(_cost_row(names[phase], density, gradient, time))
+    density, gradient = subject.draws.num_evaluations
+    total = float(sum(run.seconds.get(phase, 0.0) for phase in phases))
+    rows.append(_cost_row("all", density, gradient, total))
+    caption = "Evaluations of the log density and of its gradient, and wall times."
+    if "compile" in run.seconds:
+        caption += f" Compilation took {seconds(run.seconds['compile'])} of the time."
+    least = np.fmin(subject.column("ess_bulk"), subject.column("ess_tail"))
+    least = least[np.isfinite(least)] if not subject.is_empty else np.zeros(0)
+    spent = max(density, gradient)
+    if len(least) and spent and total:
+        caption += (
+            f" That is {number(1000 * least.min() / spent)} effective draws per 1,000 evaluations "
+            f"and {number(least.min() / total)} per second, for the parameter with the fewest."
+        )
+    if run.warmup_divergences:
+        caption += f" Warm-up had {plural(run.warmup_divergences, 'divergence')}, which is usual."
+    table = Table(["", "log densities", "gradients", "time"], rows, caption, "Cost of the run")
+    return Section("cost", "What it cost", [table])
+
+
+def _cost_row(name: str, density: int, gradient: int, time: float | None) -> list[Cell]:
+    clock = "–" if time is None else seconds(time)
+    return [Cell(name), Cell(count(density)), Cell(count(gradient)), Cell(clock)]
+
+
+def reproduction(subject: Subject) -> Section:
+    """Key, sizes, settings and versions."""
+    run = subject.draws.run
+    data = np.array2string(np.asarray(run.rng_key.get("data", [])), separator=", ")
+    implementation = run.rng_key.get("impl", "threefry2x32")
+    key = f'jax.random.wrap_key_data(jnp.array({data}, "uint32"), impl="{implementation}")'
+    rows = [
+        ("Target", run.target),
+        ("Sampler, as tuned", run.sampler),
+        ("Its claim", run.exactness),
+        ("Draws", f"{plural(run.num_chains, subject.unit)} of {run.num_samples:,}"),
+        ("Warm-up", plural(run.num_warmup, "step") if run.num_warmup else "none"),
+        ("Thinning", f"one in {run.thin}" if run.thin > 1 else "none"),
+        ("Started", run.started or "–"),
+        ("Ended", run.stopped),
+        *((name, version) for name, version in run.versions.items()),
+    ]
+    table = facts(rows, "", "How to repeat the run")
+    return Section(
+        "reproduce", "How to repeat it", [table, Prose(["The key:"]), Code(f"rng_key = {key}")]
+    )
+
+
+def notes(subject: Subject) -> Section | None:
+    """What the run warned about."""
+    if not subject.draws.run.notes:
+        return None
+    return Section("notes", "Notes", [Prose(list(subject.draws.run.notes))])
