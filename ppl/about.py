@@ -1,5 +1,6 @@
 """What a run says about itself: versions, devices, descriptions, compile time."""
 
+import dataclasses
 import platform
 from datetime import UTC, datetime
 from functools import cache
@@ -49,7 +50,7 @@ def key_data(rng_key: PRNGKeyArray) -> dict[str, Any]:
 def describe(module: Any) -> str:
     """Short form of a sampler: its name and its scalar fields."""
     fields = []
-    for name in getattr(module, "__dataclass_fields__", {}):
+    for name in (field.name for field in dataclasses.fields(module)):
         value = getattr(module, name)
         if eqx.is_array(value):
             if np.ndim(value) == 0:
