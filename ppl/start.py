@@ -14,6 +14,7 @@ from ppl.keys import Keys
 
 RADIUS = 2.0  # jittered starts are uniform on (-2, 2) in the unconstrained space, as Stan's
 ATTEMPTS = 100
+PATIENCE = 10  # attempts that also ask for a density the precision can resolve
 
 
 def jittered(
@@ -22,7 +23,11 @@ def jittered(
     """Uniform starts, drawn again where the density or its gradient is not finite.
 
     Later attempts shrink toward the origin, where the tails of an unconstrained density are
-    least likely to overflow. Returns positions, which of them are finite, and the attempts made.
+    least likely to overflow. At first a density so low that rounding hides differences of a
+    tenth of a nat counts as not finite too: there an accept step is a coin toss and a chain may
+    stay for good. (A density may be that large everywhere, so patience ends.)
+
+    Returns positions, which of them are finite, and the attempts made.
     """
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), target.template)
     flat, unravel = ravel_pytree(zeros)
@@ -42,8 +47,9 @@ def jittered(
         positions = jax.tree.map(
             lambda old, new: jnp.where(_like(good, old), old, new), positions, propose(attempt)
         )
-        good, _ = finite(target, positions, with_gradient=with_gradient)
-        return attempt + 1, positions, good
+        good, density = finite(target, positions, with_gradient=with_gradient)
+        resolved = jnp.abs(density) * jnp.finfo(density.dtype).eps < 0.1
+        return attempt + 1, positions, good & (resolved | (attempt >= PATIENCE))
 
     num_chains = keys.shape[0]
     nowhere = jax.tree.map(lambda x: jnp.zeros((num_chains, *x.shape), x.dtype), zeros)

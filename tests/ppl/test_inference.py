@@ -253,6 +253,20 @@ def test_starts_are_drawn_again_where_the_density_is_not_finite():
     assert np.all(draws["x"][..., 0] > 1.0)
 
 
+def test_starts_avoid_densities_that_rounding_hides():
+    # Beyond 1 the density is 1e8 and flat in float32, as a diverging recursion makes it.
+    def cliff(x, depth):
+        return -0.5 * x**2 - jnp.where(jnp.abs(x) > 1, depth, 0.0)
+
+    def starts(depth):
+        target = ppl.from_log_density(cliff, jnp.zeros(()), depth)
+        return run(RandomWalk(step_size=1e-6), target, num_samples=1, num_warmup=0, num_chains=8)
+
+    assert np.all(abs(starts(1e8)["x"]) < 1)
+    # A difference that rounding does not hide is left alone: starts stay overdispersed.
+    assert np.any(abs(starts(1e4)["x"]) > 1)
+
+
 def test_no_finite_start_says_where_and_what_to_do():
     target = ppl.from_log_density(lambda p: p["mu"] * jnp.nan, {"mu": jnp.zeros(())})
     with pytest.raises(TargetError, match=r"nan at the start of chain 0.*100 jittered.*\n.*mu = "):
