@@ -44,7 +44,7 @@ target = ppl.from_numpyro(eight_schools, y, sigma).with_coords({"school": list("
 sizes = {"num_warmup": 200, "num_samples": 200} if os.environ.get("SMOKE") == "1" else {}
 draws = ppl.sample(samplers.NUTS(), target, rng_key=0, **sizes)
 print(draws)
-print(draws.summary(["mu", "tau", "theta"]).to_string(float_format="{:.3g}".format))
+print(draws.summary(["mu", "tau", "theta"]).to_string(float_format="{:.4g}".format))
 
 # %%
 # Prior, log likelihood and posterior predictive draws come along: ArviZ finds them in the tree,

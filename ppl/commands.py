@@ -97,6 +97,8 @@ def _save(draws: Any, out: Path, say: "_Teller") -> int:
         write_atomically(out / SUMMARY, lambda file: file.write(summary.to_csv().encode()))
     say(_header(draws))
     say(summary.to_string(max_rows=MAX_ROWS, float_format="{:.4g}".format))
+    if len(summary) > MAX_ROWS:
+        say(f"({len(summary)} rows: all of them are in {out / SUMMARY})")
     status = _say_verdict(draws, say)
     with _saving(out):
         ppl.report(draws, out / REPORT)

@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 
+# What an example does in a short run is to compile: quickly, and from the cache where it can.
+SHORT = {
+    "SMOKE": "1",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+}
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
@@ -15,7 +21,7 @@ def test_the_example_runs(path, tmp_path):
     ran = subprocess.run(
         [sys.executable, "-W", "error", str(path)],
         cwd=tmp_path,
-        env={**os.environ, "SMOKE": "1", "MPLBACKEND": "Agg"},
+        env={**os.environ, **SHORT},
         capture_output=True,
         text=True,
         timeout=300,

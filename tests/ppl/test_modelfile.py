@@ -70,7 +70,7 @@ def test_a_file_called_like_a_module_hides_no_module(folder):
         ("mine.py", r"'mine\.py' names no object: write file\.py:name or package\.module:name"),
         ("mine.py:", "names no object"),
         ("absent.py:model", r"there is no file absent\.py \(looked for /.*absent\.py\)"),
-        ("mine.py:modle", "mine.py has no 'modle'; did you mean 'model'. There are: dims, coords, model, data"),
+        ("mine.py:modle", "has no 'modle'; did you mean 'model'. There are: dims, coords, model"),
         ("absent.module:model", "there is no module 'absent' to import$"),
         ("mine:modle", r"mine has no 'modle'; .*For the file mine\.py write mine\.py:modle"),
         ("wrong.py:model", r"wrong\.py failed on import, line 2: NameError: name 'numpyr'"),
