@@ -103,7 +103,7 @@ _METHODS = (
     ),
     Method(
         "GaussianVI",
-        "Gaussian variational inference with importance weights",
+        "Gaussian variational inference",
         "samplers.variational.gaussian",
         "arXiv:1603.00788",
         "asymptotically exact",

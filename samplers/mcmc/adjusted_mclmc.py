@@ -15,7 +15,7 @@ References
    Carlo", 2025, arXiv:2503.01707.
 """
 
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -149,7 +149,7 @@ class AdjustedMCLMC(MarkovKernel):
         particles: Position,
         log_weights: Float[Array, " n"],
         info: AdjustedMCLMCInfo | None,
-    ) -> Self:
+    ) -> "AdjustedMCLMC":
         return retuned(self, particles, log_weights, info)
 
     def _num_steps(self, rng_key: PRNGKeyArray, step_size: Float[Array, ""]) -> Int[Array, ""]:

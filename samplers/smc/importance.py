@@ -92,13 +92,13 @@ class ImportanceSampling(ParticleSampler):
         next_b = self._next_rung(state.log_likelihood, b)
         log_weights = _log_weights(state.log_likelihood, next_b)
         # The driver counts steps, so the first one pays for `init`.
-        evaluations = jnp.where(b == 0, self.num_particles, 0)
+        evaluations = jnp.array([self.num_particles, 0], jnp.int32) * (b == 0)
         return state._replace(inverse_temperature=next_b), ImportanceInfo(
             next_b,
             weights.ess(log_weights),
             weights.log_mean_exp(log_weights),
             weights.count_illegal(state.log_likelihood),
-            jnp.stack([evaluations, jnp.zeros_like(evaluations)]),
+            evaluations,
         )
 
     def done(self, state: ImportanceState) -> Bool[Array, ""]:
@@ -122,8 +122,9 @@ class ImportanceSampling(ParticleSampler):
             enough = weights.ess(_log_weights(log_likelihood, middle)) > goal
             return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
-        # One particle left is an ESS of 1, which no goal below 1 can stop: the climb ends.
-        return jax.lax.fori_loop(0, BISECTIONS, halve, (b, jnp.ones_like(b)))[1]
+        # One particle left is an ESS of 1, which is above any goal below 1: the climb ends.
+        _, rung = jax.lax.fori_loop(0, BISECTIONS, halve, (b, jnp.ones_like(b)))
+        return jnp.where(goal > 0, rung, 1)  # without any weight there is nothing to share out
 
 
 def _log_weights(log_likelihood: Float[Array, " n"], b: Float[Array, ""]) -> Float[Array, " n"]:

@@ -1,0 +1,302 @@
+"""Every sampler of the table keeps the contract of `ppl.sampler`, in both precisions.
+
+One program is compiled for each kernel and precision, fast and unoptimised; all claims about it are
+made on the runs of that one program.
+"""
+
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from jax import random
+
+import ppl
+import samplers
+from compilations import Compilations, count_compilations
+from ppl.sampler import DirectSampler, LearnedSampler, MarkovKernel, ParticleSampler
+
+NUM_CHAINS, NUM_STEPS, WALL = 3, 12, 0.05
+REQUIRED = {"ULA": {"step_size": 0.1}}
+CLASSES = {row.name: getattr(samplers, row.name) for row in samplers.table()}
+
+
+def of_kind(kind: type) -> list[str]:
+    return [name for name, cls in CLASSES.items() if issubclass(cls, kind)]
+
+
+def make(name: str, **values: Any) -> Any:
+    return CLASSES[name](**(REQUIRED.get(name, {}) | values))
+
+
+def template(dtype: Any) -> Any:
+    shapes = {"a": (), "b": {"c": (2,), "d": (1, 2)}}
+    return jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, dtype), shapes, is_leaf=lambda x: type(x) is tuple
+    )
+
+
+def log_density(p: Any, scale: Any, wall: Any) -> Any:
+    squares = sum(jnp.sum((x / scale) ** 2) for x in jax.tree.leaves(p))
+    return jnp.where(p["a"] > wall, jnp.nan, -0.5 * squares)
+
+
+def target_of(dtype: Any, scale: float = 1.0, wall: float = np.inf) -> ppl.energy.Energy:
+    """Gaussian of this scale; beyond the wall its density is NaN."""
+    data = np.asarray([scale, wall], dtype)
+    return ppl.from_log_density(log_density, template(dtype), data[0], data[1])
+
+
+@eqx.filter_jit
+def program(kernel: Any, target: Any, keys: Any, positions: Any) -> Any:
+    """States, positions and infos; init and step vmapped over chains, steps scanned, in a jit."""
+
+    def one(states: Any, keys: Any) -> Any:
+        states, infos = jax.vmap(kernel.step, (0, None, 0))(keys, target, states)
+        return states, (states.position, infos)
+
+    states = jax.vmap(kernel.init, (0, None, 0))(keys[0], target, positions)
+    return jax.lax.scan(one, states, keys[1:])
+
+
+def start(dtype: Any) -> Any:
+    leaves, treedef = jax.tree.flatten(template(dtype))
+    offsets = np.arange(NUM_CHAINS, dtype=dtype) / 10
+    rows = [
+        jnp.asarray(np.broadcast_to(-offsets.reshape(-1, *(1,) * leaf.ndim), (3, *leaf.shape)))
+        for leaf in leaves
+    ]
+    return jax.tree.unflatten(treedef, rows)
+
+
+class Runs(NamedTuple):
+    name: str
+    dtype: Any
+    first: Any
+    again: Any
+    other_key: Any
+    other_data: Any
+    other_step_size: Any
+    reversed: Any
+    walled: Any
+    count: Compilations
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((name, dtype), marks=pytest.mark.xdist_group(f"contract-{name}"), id=label)
+        for name in of_kind(MarkovKernel)
+        for dtype in (np.float32, np.float64)
+        for label in [f"{name}-{dtype.__name__}"]
+    ],
+)
+def runs(request):
+    name, dtype = request.param
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    with jax.enable_x64(dtype is np.float64):
+        target, other, walled = (
+            target_of(dtype),
+            target_of(dtype, scale=0.1),
+            target_of(dtype, wall=WALL),
+        )
+        kernel = make(name).resolve(target)
+        shorter = eqx.tree_at(lambda k: k.step_size, kernel, kernel.step_size / 2)
+        keys, other_keys = random.split(random.key(0), (2, NUM_STEPS + 1, NUM_CHAINS))
+        positions = start(dtype)
+        keys_back, positions_back = keys[:, ::-1], jax.tree.map(lambda x: x[::-1], positions)
+        first = program(kernel, target, keys, positions)
+        with count_compilations() as count:
+            later = (
+                program(kernel, target, keys, positions),
+                program(kernel, target, other_keys, positions),
+                program(kernel, other, keys, positions),
+                program(shorter, target, keys, positions),
+                program(kernel, target, keys_back, positions_back),
+                program(kernel, walled, keys, positions),
+            )
+        yield Runs(name, dtype, *jax.tree.map(np.asarray, (first, *later)), count)
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def draws(run: Any) -> list[np.ndarray]:
+    return jax.tree.leaves(run[1][0])
+
+
+def same(a: Any, b: Any) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(draws(a), draws(b), strict=True))
+
+
+# Markov kernels -------------------------------------------------------------------------------
+
+
+def test_positions_keep_structure_shape_and_precision(runs):
+    positions = runs.first[1][0]
+    assert jax.tree.structure(positions) == jax.tree.structure(template(runs.dtype))
+    for x, leaf in zip(draws(runs.first), jax.tree.leaves(template(runs.dtype)), strict=True):
+        assert x.shape == (NUM_STEPS, NUM_CHAINS, *leaf.shape)
+        assert x.dtype == runs.dtype
+        assert np.isfinite(x).all()
+
+
+def test_every_chain_moves(runs):
+    for x in draws(runs.first):
+        assert (np.ptp(x.reshape(NUM_STEPS, NUM_CHAINS, -1), axis=0) > 0).all()
+
+
+def test_the_state_ends_where_the_last_draw_is(runs):
+    states, (positions, _) = runs.first
+    last = jax.tree.map(lambda x: x[-1], positions)
+    assert jax.tree.all(jax.tree.map(np.array_equal, states.position, last))
+    squares = sum(np.sum(x.reshape(NUM_CHAINS, -1) ** 2, 1) for x in jax.tree.leaves(last))
+    np.testing.assert_allclose(states.log_density, -0.5 * squares, rtol=1e-5)
+
+
+def test_the_same_key_gives_the_same_draws_and_another_key_others(runs):
+    assert same(runs.first, runs.again)
+    assert not same(runs.first, runs.other_key)
+
+
+def test_data_and_step_size_are_arguments(runs):
+    assert not same(runs.first, runs.other_data)
+    assert not same(runs.first, runs.other_step_size)
+
+
+def test_new_keys_data_and_step_sizes_neither_trace_nor_compile(runs):
+    assert runs.count.traced == []
+    assert runs.count.compiled == []
+
+
+def test_chains_know_nothing_of_each_other(runs):
+    for x, y in zip(draws(runs.first), draws(runs.reversed), strict=True):
+        np.testing.assert_array_equal(x, y[:, ::-1])
+
+
+def test_evaluations_are_counted(runs):
+    evaluations = runs.first[1][1].num_evaluations
+    assert evaluations.shape == (NUM_STEPS, NUM_CHAINS, 2)
+    assert evaluations.dtype == np.int32
+    assert (evaluations[..., 0] > 0).all()
+    needs_gradient = "gradient" in CLASSES[runs.name].needs
+    assert ((evaluations[..., 1] > 0) == needs_gradient).all()
+
+
+def test_infos_say_what_draws_and_reports_look_for(runs):
+    info = runs.first[1][1]
+    assert info.diverging.dtype == bool
+    assert not info.diverging.any()
+    if CLASSES[runs.name].exactness == "exact":
+        # A mean over a tree may be rounded up.
+        assert ((info.acceptance_rate >= 0) & (info.acceptance_rate < 1 + 1e-5)).all()
+
+
+def test_a_density_that_is_nan_is_a_divergence_and_never_a_draw(runs):
+    positions, info = runs.walled[1]
+    assert (positions["a"] <= WALL).all()
+    assert all(np.isfinite(x).all() for x in draws(runs.walled))
+    assert info.diverging.any()
+    assert np.isfinite(runs.walled[0].log_density).all()
+
+
+NARROW = pytest.mark.xfail(reason="BlackJAX's trees carry default floats", raises=TypeError)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=NARROW if name == "NUTS" else ()) for name in of_kind(MarkovKernel)],
+)
+@pytest.mark.usefixtures("x64")
+def test_float32_positions_stay_so_where_float64_is_enabled(name):
+    """Traced only. Numbers in fields are float64 here and must not widen what a loop carries."""
+    target = target_of(np.float32)
+    kernel = make(name).resolve(target)
+    keys = random.split(random.key(0), (NUM_STEPS + 1, NUM_CHAINS))
+    states, _ = eqx.filter_eval_shape(program, kernel, target, keys, start(np.float32))
+    assert {x.dtype for x in jax.tree.leaves(states)} == {np.dtype(np.float32)}
+
+
+# Populations ----------------------------------------------------------------------------------
+
+
+def model(y):
+    x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+    z = numpyro.sample("z", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+    numpyro.sample("y", dist.Normal(x + z.sum(), 1.0), obs=y)
+
+
+def shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+
+@pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", of_kind(ParticleSampler) + of_kind(LearnedSampler))
+def test_a_step_keeps_the_state_of_a_population(name, double):
+    with jax.enable_x64(double):
+        target, key = ppl.from_numpyro(model, jnp.asarray(0.5)), random.key(0)
+        sampler = make(name).resolve(target)
+        state = jax.eval_shape(lambda key: sampler.init(key, target), key)
+        after, info = jax.eval_shape(lambda key, s: sampler.step(key, target, s), key, state)
+        assert shapes(after) == shapes(state)
+        assert info.num_evaluations == jax.ShapeDtypeStruct((2,), jnp.int32)
+        assert jax.eval_shape(sampler.done, state) == jax.ShapeDtypeStruct((), bool)
+
+
+@pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "name", of_kind(ParticleSampler) + of_kind(LearnedSampler) + of_kind(DirectSampler)
+)
+def test_draws_of_a_population_are_positions_with_their_weights(name, double):
+    with jax.enable_x64(double):
+        target, key = ppl.from_numpyro(model, jnp.asarray(0.5)), random.key(0)
+        sampler = make(name).resolve(target)
+
+        def drawn(key):
+            if isinstance(sampler, DirectSampler):
+                return *sampler.draw(key, target, 7), None
+            state = sampler.init(key, target)
+            if isinstance(sampler, LearnedSampler):
+                return *sampler.draw(key, target, state, 7), None
+            return sampler.collect(key, target, state, None)
+
+        positions, log_weights, log_evidence = jax.eval_shape(drawn, key)
+        (n, *_) = {x.shape[0] for x in jax.tree.leaves(positions)}
+        assert shapes(positions) == jax.tree.map(
+            lambda leaf: ((n, *leaf.shape), leaf.dtype), target.template
+        )
+        assert log_weights is None or log_weights.shape == (n,)
+        assert log_evidence is None or log_evidence.shape == ()
+
+
+# Hyperparameters ------------------------------------------------------------------------------
+
+NUMBERS = [
+    (name, field.name)
+    for name, cls in CLASSES.items()
+    for field in fields(cls)
+    if "converter" in field.metadata and field.name not in ("brief", "metric")
+]
+
+
+@pytest.mark.parametrize(("name", "field"), NUMBERS, ids=lambda value: value)
+def test_a_bad_number_is_refused_by_name(name, field):
+    for value in (-1, float("nan"), True):
+        with pytest.raises(ValueError, match=rf"^{field} must be .*; got"):
+            make(name, **{field: value})
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_an_unknown_option_is_an_error(name):
+    with pytest.raises(TypeError, match="num_leapfrogs"):
+        make(name, num_leapfrogs=3)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_equal_samplers_have_one_structure(name):
+    """What differs between two equal samplers would compile twice."""
+    assert jax.tree.structure(make(name)) == jax.tree.structure(make(name))
