@@ -29,10 +29,16 @@ def judge(case, sampler, num_samples=1000):
     return figures
 
 
+# A Gaussian process with a stiff neck at small length scales: at the default acceptance of 0.8 a
+# few dozen transitions diverge there and R-hat ends near 1.01, with NumPyro's NUTS as with ours;
+# the report says so and advises what is done here.
+NUTS_OF = {"gp_pois_regr-gp_pois_regr": NUTS(target_acceptance=0.98)}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", posteriordb.cases())
 def test_nuts_agrees_with_the_reference(case):
-    figures = judge(case, NUTS())
+    figures = judge(case, NUTS_OF.get(case, NUTS()))
     assert figures["z"] < posteriordb.LIMIT
     assert figures["r_hat"] < 1.01
     assert figures["ess"] >= 400
