@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax, random
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from numpyro.distributions.distribution import validation_enabled
 
 from ppl.energy import Energy, Position, TargetError, describe, named
 from ppl.keys import Keys
@@ -118,6 +119,8 @@ def from_draws(draws: Any, template: PyTree, num_chains: int, rng_key: PRNGKeyAr
     return given(jax.tree.map(lambda x: x[0], resampled.positions), template, num_chains)
 
 
+# Parameters outside their domain are what is looked for here: NumPyro must not raise at them.
+@validation_enabled(is_validate=False)
 def refuse_start(
     target: Energy, positions: Position, good: np.ndarray, *, from_user: bool
 ) -> TargetError:

@@ -6,6 +6,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import numpyro.distributions as dist
 import pytest
 from jax import random
@@ -273,6 +274,20 @@ def test_no_finite_start_says_where_and_what_to_do():
         run(target=target)
     with pytest.raises(TargetError, match="Pass other positions"):
         run(target=target, init={"mu": jnp.zeros(())})
+
+
+def test_no_finite_start_of_a_model_names_the_site_its_value_and_the_last_finite_term():
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        scale = numpyro.sample("scale", dist.HalfNormal(1))
+        numpyro.sample("y", dist.Normal(mu, jnp.log(scale - 100.0)), obs=y)
+
+    with pytest.raises(TargetError) as refusal:
+        run(target=ppl.from_numpyro(model, jnp.ones(3)))
+    message = str(refusal.value)
+    assert "likelihood site 'y'" in message
+    assert "at value [1. 1. 1.]" in message
+    assert "last finite term: scale (" in message
 
 
 def test_a_gradient_that_is_not_finite_names_the_part():
