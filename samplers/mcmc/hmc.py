@@ -19,7 +19,7 @@ References
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -206,9 +206,7 @@ class HMC(MarkovKernel):
             num_evaluations=jnp.stack([n_steps, n_steps]),
         )
 
-    def retune(
-        self, particles: Position, log_weights: Float[Array, " n"], info: HMCInfo | None
-    ) -> Self:
+    def retune(self, particles: Position, log_weights: Float[Array, " n"], info: Any) -> "HMC":
         return retuned(self, particles, log_weights, info)
 
     def _num_steps(self, step_size: Float[Array, ""]) -> Int[Array, ""]:

@@ -23,14 +23,14 @@ References
 """
 
 from abc import abstractmethod
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, Bool, Float
 
 from ppl.sampler import size
 
@@ -41,6 +41,12 @@ SMALLEST, LARGEST = 1e-12, 1e12  # of the scales of one metric, in units of the 
 DENSE_UP_TO = 200
 
 
+def _cutoff(value: float) -> float:
+    if not value >= 1:
+        raise ValueError(f"cutoff must be at least 1; got {value}")
+    return float(value)
+
+
 class Metric(eqx.Module):
     """A linear map ``A``; subclasses are final.
 
@@ -48,7 +54,7 @@ class Metric(eqx.Module):
     """
 
     @abstractmethod
-    def for_dimension(self, dimension: int, dtype: DTypeLike) -> Self:
+    def for_dimension(self, dimension: int, dtype: DTypeLike) -> "Metric":
         """Lay out the arrays: those given by the user, else the identity."""
 
     @abstractmethod
@@ -60,7 +66,7 @@ class Metric(eqx.Module):
         """``A^T g``, the gradient with respect to ``z``."""
 
     @abstractmethod
-    def rescaled(self, scales: Float[Array, " d"]) -> Self:
+    def rescaled(self, scales: Float[Array, " d"]) -> "Metric":
         """Same shapes, ``A = diag(scales)``."""
 
     @property
@@ -74,7 +80,7 @@ class Metric(eqx.Module):
         deviations: Float[Array, "n d"],
         gradients: Float[Array, "n d"] | None,
         count: Float[Array, ""],
-    ) -> Self:
+    ) -> "Metric":
         """Metric of a set of draws; this one where the estimate is not finite.
 
         Parameters
@@ -129,7 +135,7 @@ class Diagonal(Metric):
 
     scales: Any  # (d,)
 
-    def __init__(self, scales: ArrayLike | None = None):
+    def __init__(self, scales: Any = None):
         self.scales = None if scales is None else _positive_vector(scales)
 
     def for_dimension(self, dimension: int, dtype: DTypeLike) -> "Diagonal":
@@ -174,7 +180,7 @@ class Dense(Metric):
 
     factor: Any  # (d, d)
 
-    def __init__(self, factor: ArrayLike | None = None):
+    def __init__(self, factor: Any = None):
         self.factor = None if factor is None else _finite_array("factor", factor, 2)
 
     def for_dimension(self, dimension: int, dtype: DTypeLike) -> "Dense":
@@ -227,7 +233,7 @@ class LowRank(Metric):
     """
 
     rank: int = size("rank", default=40)
-    cutoff: float = eqx.field(static=True, default=2.0)
+    cutoff: float = eqx.field(static=True, default=2.0, converter=_cutoff)
     scales: Any = None  # (d,)
     directions: Any = None  # (d, rank)
     stretches: Any = None  # (rank,)
@@ -316,12 +322,14 @@ def standardise(
     precision is spent on correlations.
     """
     sd_x = jnp.sqrt(jnp.sum(deviations**2, axis=0))
-    sd_x = jnp.where(sd_x > 0, sd_x, jnp.nan)  # never moved: nothing is known
+    # A coordinate that never moved says nothing.
+    sd_x = jnp.where((sd_x > 0) & jnp.isfinite(sd_x), sd_x, jnp.nan)
     if gradients is None:
         scales = jnp.clip(sd_x, SMALLEST, LARGEST)
         return scales, deviations / scales, None
     sd_g = jnp.sqrt(jnp.sum(gradients**2, axis=0))
-    scales = jnp.where(sd_g > 0, jnp.sqrt(sd_x / sd_g), sd_x)
+    sd_g = jnp.where(jnp.isfinite(sd_g), sd_g, jnp.nan)
+    scales = jnp.where(sd_g == 0, sd_x, jnp.sqrt(sd_x / sd_g))
     scales = jnp.clip(scales, SMALLEST, LARGEST)
     return scales, deviations / scales, gradients * scales
 
@@ -347,7 +355,7 @@ def geometric_mean_factor(
     # of the data square their condition number, so the first pass loses the smallest directions
     # to rounding where that exceeds 1e3 in float32. The second one finds them: the mean is
     # equivariant, A # B = F (F^-1 A F^-T # F^-1 B F^-T) F^T, and what is left is well conditioned.
-    def improve(_: int, factors: tuple[Array, Array]) -> tuple[Array, Array]:
+    def improve(_: Any, factors: tuple[Array, Array]) -> tuple[Array, Array]:
         factor, inverse = factors
         x_now, g_now = x @ inverse.T, g @ factor
         cov_g = g_now.T @ g_now
@@ -389,7 +397,7 @@ def _finite_or[M: Metric](new: M, old: M) -> M:
 # Fields ---------------------------------------------------------------------------------------
 
 
-def as_metric(value: Metric | None) -> Metric | None:
+def as_metric(value: Any) -> Any:
     """Converter: a metric, or None for the default."""
     if value is None or isinstance(value, Metric) or type(value) is object:
         return value
@@ -403,7 +411,7 @@ def _is_none(leaf: object) -> bool:
     return leaf is None
 
 
-def _finite_array(name: str, value: ArrayLike, ndim: int) -> Array:
+def _finite_array(name: str, value: Any, ndim: int) -> Array:
     array = np.asarray(value)
     if array.dtype.kind not in "iuf" or array.ndim != ndim or not np.all(np.isfinite(array)):
         raise ValueError(
@@ -413,7 +421,7 @@ def _finite_array(name: str, value: ArrayLike, ndim: int) -> Array:
     return jnp.asarray(array, jnp.result_type(float))
 
 
-def _positive_vector(value: ArrayLike) -> Array:
+def _positive_vector(value: Any) -> Array:
     array = _finite_array("scales", value, 1)
     if not np.all(np.asarray(array) > 0):
         raise ValueError(f"scales must be positive; the smallest is {np.min(np.asarray(array))}")

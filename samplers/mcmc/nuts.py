@@ -21,7 +21,7 @@ References
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -130,9 +130,7 @@ class NUTS(MarkovKernel):
             num_evaluations=jnp.stack([n_steps, n_steps]),
         )
 
-    def retune(
-        self, particles: Position, log_weights: Float[Array, " n"], info: NUTSInfo | None
-    ) -> Self:
+    def retune(self, particles: Position, log_weights: Float[Array, " n"], info: Any) -> "NUTS":
         return retuned(self, particles, log_weights, info)
 
 
