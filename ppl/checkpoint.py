@@ -17,6 +17,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,19 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+            os.fchmod(file.fileno(), _file_mode())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@cache
+def _file_mode() -> int:
+    """What ``open`` would give; ``mkstemp`` makes files for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -137,14 +137,23 @@ def as_data(tree: Any) -> Any:
                 raise TargetError(
                     f"data of dtype {array.dtype} cannot enter a density; encode it as numbers"
                 )
-            return jnp.asarray(array, dtype=jax.dtypes.canonicalize_dtype(array.dtype))
-        if _is_number_list(leaf):
-            array = np.asarray(leaf)
-            return jnp.asarray(array, dtype=jax.dtypes.canonicalize_dtype(array.dtype))
-        return leaf
+            return _on_device(array)
+        return _on_device(np.asarray(leaf)) if _is_number_list(leaf) else leaf
 
     converted: Any = jax.tree.map(convert, tree, is_leaf=_is_number_list)
     return converted
+
+
+def _on_device(array: np.ndarray) -> jax.Array:
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    if array.dtype.kind in "iu" and array.size and dtype != array.dtype:
+        limits = np.iinfo(dtype)
+        if array.min() < limits.min or array.max() > limits.max:
+            raise TargetError(
+                f"data hold the integer {array.flat[np.argmax(np.abs(array))]}, which {dtype.name} "
+                'cannot; write jax.config.update("jax_enable_x64", True), or floats'
+            )
+    return jnp.asarray(array, dtype=dtype)
 
 
 def _is_number_list(tree: Any) -> bool:

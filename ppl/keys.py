@@ -17,6 +17,8 @@ def as_key(rng_key: Any) -> PRNGKeyArray:
         For a batch of keys, a negative int, or anything else.
     """
     if isinstance(rng_key, int) and not isinstance(rng_key, bool):
+        if rng_key < 0:
+            raise ValueError(f"rng_key must be a key or an int of at least 0; got {rng_key}")
         return random.key(rng_key)
     if not isinstance(rng_key, jax.Array) and not hasattr(rng_key, "__array__"):
         raise ValueError(

@@ -81,7 +81,11 @@ class Rows(Messenger):
 
 
 class Forget(Messenger):
-    """Makes observed sites draw anew; a seed handler stands outside it."""
+    """Makes observed sites draw anew; a seed handler stands outside it.
+
+    Observations may be more than the distribution says (``Normal(mu, s)`` with ``obs`` of shape
+    (3,), no plate): every one of them is drawn on its own.
+    """
 
     def __init__(self, names: frozenset[str]) -> None:
         super().__init__()
@@ -90,6 +94,9 @@ class Forget(Messenger):
     def process_message(self, msg: Message) -> None:
         """Drop the observation."""
         if msg["type"] == "sample" and msg["name"] in self.names:
+            fn, shape = msg["fn"], jnp.shape(msg["value"])
+            batch = jnp.broadcast_shapes(fn.batch_shape, shape[: len(shape) - fn.event_dim])
+            msg["fn"] = fn if batch == fn.batch_shape else fn.expand(batch)
             msg["value"], msg["is_observed"] = None, False
 
 

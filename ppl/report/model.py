@@ -73,10 +73,12 @@ def predictive(subject: Subject) -> Section | None:
     for name in [name for name in observed if name in replicated]:
         seen = observed[name].astype(np.float64)
         data = replicated[name].astype(np.float64)
+        if data.shape[2:] != seen.shape:
+            continue
         data = data.reshape(-1, seen.size)
         data = data[estimates.thin(len(data), 1000)]
         seen = seen.ravel()
-        if not len(data) or not seen.size or data.shape[1] != seen.size:
+        if not len(data) or not seen.size:
             continue
         draw = plots.predictive_intervals if seen.size <= 40 else plots.predictive_density
         panels.append(draw(name, seen, data))

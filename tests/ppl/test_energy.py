@@ -98,6 +98,11 @@ def test_ints_are_static_and_floats_are_traced():
     assert isinstance(target.data[1], jax.Array)
 
 
+def test_integers_too_large_for_the_device_are_refused():
+    with pytest.raises(TargetError, match="integer 4294967296, which int32 cannot"):
+        ppl.from_log_density(lambda x, n: -x, jnp.zeros(()), np.array([1, 2**32]))
+
+
 def test_distribution_is_normalised_and_its_draws_fit_it():
     target = ppl.from_distribution(dist.Gamma(3.0, 2.0))
     draws = jax.jit(lambda k: jax.vmap(target.constrain)(target.sample(k, 20_000)))(random.key(0))

@@ -337,6 +337,7 @@ def test_a_stack_and_a_target_are_not_confused():
         ({"thin": 0}, "thin must be"),
         ({"rng_key": random.split(random.key(0), 4)}, "one key; got a batch"),
         ({"rng_key": "seed"}, "rng_key must be"),
+        ({"rng_key": -1}, "at least 0; got -1"),
         ({"rng_key": jnp.zeros(3)}, "float32"),
     ],
 )

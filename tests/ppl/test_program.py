@@ -866,3 +866,15 @@ def test_enumeration_refuses_a_scale_on_a_latent_site():
 
 def test_program_is_final():
     assert Program.__subclasses__() == []
+
+
+def test_observations_without_a_plate_are_all_predicted():
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    program = from_numpyro(model, jnp.arange(3.0))
+    predicted = program.posterior_predictive(random.key(0), {"mu": np.zeros((2, 50))})["y"]
+    assert predicted.shape == (2, 50, 3)
+    # Each observation is drawn on its own.
+    assert abs(np.corrcoef(predicted.reshape(-1, 3).T)[0, 1]) < 0.5
