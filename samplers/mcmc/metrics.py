@@ -39,6 +39,7 @@ from ppl.sampler import size
 PSEUDO_DRAWS = 0.1
 SMALLEST, LARGEST = 1e-12, 1e12  # of the scales of one metric, in units of the position
 DENSE_UP_TO = 200
+FUSED_UP_TO = 24
 
 
 def _cutoff(value: float) -> float:
@@ -189,10 +190,10 @@ class Dense(Metric):
         return self._with(factor.astype(dtype))
 
     def scale(self, z: Float[Array, " d"]) -> Float[Array, " d"]:
-        return self.factor @ z
+        return _product(self.factor, z)
 
     def scale_transposed(self, gradient: Float[Array, " d"]) -> Float[Array, " d"]:
-        return gradient @ self.factor
+        return _product(self.factor.T, gradient)
 
     def rescaled(self, scales: Float[Array, " d"]) -> "Dense":
         return self._with(jnp.diag(scales))
@@ -308,6 +309,14 @@ class LowRank(Metric):
 def default_metric(dimension: int) -> Metric:
     """Dense while a full matrix costs little beside the density, low rank beyond."""
     return Dense() if dimension <= DENSE_UP_TO else LowRank()
+
+
+def _product(matrix: Float[Array, "d d"], vector: Float[Array, " d"]) -> Float[Array, " d"]:
+    # Small matrices cost less inside a fused loop than as a call of their own (measured on CPU:
+    # a fifth of a whole NUTS step in ten dimensions, nothing at thirty).
+    if len(vector) <= FUSED_UP_TO:
+        return jnp.sum(matrix * vector, axis=1)
+    return matrix @ vector
 
 
 # Linear algebra -------------------------------------------------------------------------------

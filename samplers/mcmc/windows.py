@@ -176,14 +176,14 @@ def remember(adaptation: WindowState, record: Record, count: Int[Array, ""]) -> 
 
     A ring: what is remembered at the end of a window does not depend on how it was cut.
     """
-    memory, chains, dimension = adaptation.positions.shape
-    rows = jnp.arange(jax.tree.leaves(record.position)[0].shape[0])
-    place = (adaptation.steps + rows) % memory
-    place = jnp.where((rows < count) & (rows >= count - memory), place, memory)
+    memory, chains, _ = adaptation.positions.shape
+    # The latest row of this chunk that belongs to a place of the ring; negative where none does.
+    newest = adaptation.steps + count - 1
+    row = count - 1 - (newest - jnp.arange(memory)) % memory
 
     def write(ring: Float[Array, "memory chain d"], tree: PyTree) -> Float[Array, "memory chain d"]:
-        flat = jax.vmap(flatten)(jax.tree.map(lambda x: x[:, :chains], tree))
-        return ring.at[place].set(flat.astype(ring.dtype), mode="drop")
+        rows = jax.vmap(flatten)(jax.tree.map(lambda x: x[row, :chains], tree))
+        return jnp.where((row >= 0)[:, None, None], rows.astype(ring.dtype), ring)
 
     return adaptation._replace(
         steps=adaptation.steps + count,
