@@ -122,9 +122,14 @@ _ALIASES = {
     "RWM": "RandomWalk",
 }
 
-# What goes into the fields of samplers.
-_PARTS = {name: "samplers.mcmc.metrics" for name in ("Identity", "Diagonal", "Dense", "LowRank")}
-_PARTS["PathfinderStart"] = "samplers.mcmc.pathfinder_start"
+# What goes into the fields of samplers and into `init=`.
+_PARTS = {
+    "Identity": "samplers.mcmc.metrics",
+    "Diagonal": "samplers.mcmc.metrics",
+    "Dense": "samplers.mcmc.metrics",
+    "LowRank": "samplers.mcmc.metrics",
+    "PathfinderStart": "samplers.mcmc.pathfinder_start",
+}
 
 _MODULES = {method.name: method.module for method in _METHODS} | _PARTS
 

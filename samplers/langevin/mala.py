@@ -6,7 +6,8 @@
 A step of the Langevin diffusion proposes, a Metropolis test corrects: the target is left invariant
 for any step size and any metric. It needs one gradient a step. Step sizes scale with d^(-1/3),
 where those of a random walk scale with 1/d; tuned to accept 0.574 of the proposals, as [2] found
-optimal, it suits targets of moderate dimension and moves inside other samplers.
+optimal, it suits targets of moderate dimension and moves inside other samplers. A chain that starts
+far out, where curvatures are others, may stand still: `PathfinderStart` brings chains in.
 
 References
 ----------

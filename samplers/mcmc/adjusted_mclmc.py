@@ -130,14 +130,18 @@ class AdjustedMCLMC(MarkovKernel):
         x, unravel = ravel_pytree(state.position)
         start = flatten(self.metric, state, generate_unit_vector(key_momentum, x))
         end, info, _ = propose(key_proposal, start)
+        # Far out in a tail, energies are larger than the precision of the test: while warm-up is
+        # still on its way in, uphill is enough.
+        uphill = self.brief & (info.proposal.logdensity > state.log_density)
+        end = where(uphill, info.proposal, end)
         chosen = AdjustedMCLMCState(
             unravel(end.position), end.logdensity, unravel(end.logdensity_grad[1])
         )
         # BlackJAX rejects where the energy is not finite; a gradient must be, to go on from.
         finite = all_finite(chosen)
         return where(finite, chosen, state), AdjustedMCLMCInfo(
-            acceptance_rate=jnp.where(finite, info.acceptance_rate, 0.0),
-            is_accepted=info.is_accepted & finite,
+            acceptance_rate=jnp.where(finite, jnp.maximum(info.acceptance_rate, uphill), 0.0),
+            is_accepted=(info.is_accepted | uphill) & finite,
             diverging=info.is_divergent | ~finite,
             n_steps=n_steps,
             step_size=step_size,

@@ -6,7 +6,8 @@ The momentum u has unit length: the particle moves at constant speed whatever th
 dynamics keep an energy, and on a surface of constant energy the position has the law pi. Noise
 turns u around over a length L. Every step is kept, which is fast in high dimensions and biased by
 the step size; warm-up bounds the bias through the energy error per dimension. At the default the
-variances of a Gaussian come out about 2 % wrong. `AdjustedMCLMC` is exact.
+variances of a Gaussian come out about 2 % wrong. `AdjustedMCLMC` is exact. A unit speed is slow
+from hundreds of standard deviations out: `PathfinderStart` brings chains in.
 
 The integrator and the refreshment of the momentum are BlackJAX's. Warm-up tunes the step size by
 BlackJAX's rule and the metric by windows, both pooled over chains.
@@ -37,6 +38,8 @@ from samplers.mcmc.metrics import Metric
 from samplers.mcmc.metropolis import all_finite
 from samplers.mcmc.windows import SHORT_WINDOWS, WindowState, WindowWarmUp, resolved
 
+ARRIVING = 10.0  # nats by which a step raises the log-density, beside one a dimension
+
 
 class MCLMCState(NamedTuple):
     """A position, the log-density (nats) and its gradient there, and the unit momentum, flat."""
@@ -48,10 +51,19 @@ class MCLMCState(NamedTuple):
 
 
 class MCLMCInfo(NamedTuple):
-    """The energy error of the step (nats); ``diverging`` where it was not finite, and no step."""
+    """What the step did to the energy.
+
+    energy_change
+        The energy error, in nats.
+    diverging
+        It was not finite, and the step was not taken.
+    arriving
+        The log-density rose by more than it does where the mass is: a chain on its way in.
+    """
 
     energy_change: Float[Array, ""]
     diverging: Bool[Array, ""]
+    arriving: Bool[Array, ""]
     num_evaluations: Int[Array, "2"]
 
 
@@ -121,6 +133,7 @@ class MCLMC(MarkovKernel):
             start, self.step_size.astype(dtype), self.decoherence_length.astype(dtype), key_move
         )
         energy_change = kinetic_change - end.logdensity + start.logdensity
+        arriving = end.logdensity - start.logdensity > ARRIVING + start.position.size
 
         unravel = ravel_pytree(state.position)[1]
         moved = MCLMCState(
@@ -130,7 +143,10 @@ class MCLMC(MarkovKernel):
         stay = state._replace(momentum=generate_unit_vector(key_restart, state.momentum))
         finite = all_finite((moved, energy_change))
         return where(finite, moved, stay), MCLMCInfo(
-            jnp.where(finite, energy_change, 0.0), ~finite, jnp.full(2, GRADIENTS, jnp.int32)
+            jnp.where(finite, energy_change, 0.0),
+            ~finite,
+            arriving & finite,
+            jnp.full(2, GRADIENTS, jnp.int32),
         )
 
 
@@ -181,7 +197,8 @@ class EnergyWarmUp(WarmUp):
     ) -> tuple[MCLMC, EnergyState]:
         step_size, decay = kernel.step_size, (STEPS_REMEMBERED - 1) / (STEPS_REMEMBERED + 1)
         error = infos.energy_change**2 / (self.dimension * kernel.energy_error)
-        error = jnp.clip(error, 1e-8, 1e12)
+        # Far out in a tail, energies are larger than the precision at which errors are wanted.
+        error = jnp.where(infos.arriving, 0.0, jnp.minimum(error, 1e12)) + 1e-8
         weight = jnp.exp(-0.5 * (jnp.log(error) / (6 * TRUST)) ** 2)
         weight = jnp.where(infos.diverging, 0.0, weight)
         total = decay * adaptation.total + weight * error / step_size**6
@@ -192,7 +209,8 @@ class EnergyWarmUp(WarmUp):
         foretold = jnp.where(weights > 0, (weights / total) ** (1 / 6), step_size)
         agreed = jnp.median(jnp.minimum(foretold, largest))
         # Small errors by chance must not throw a chain out of the typical set.
-        kernel = _with_step_size(kernel, jnp.clip(agreed, step_size / 2, 1.25 * step_size))
+        growth = jnp.where(jnp.mean(infos.arriving) > 0.5, 2.0, 1.25)
+        kernel = _with_step_size(kernel, jnp.clip(agreed, step_size / 2, growth * step_size))
         return kernel, EnergyState(total, weights, largest, adaptation.windows)
 
     def end_chunk(

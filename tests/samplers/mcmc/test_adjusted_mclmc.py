@@ -55,6 +55,15 @@ def test_evaluations_are_two_gradients_a_step():
     assert info.num_evaluations.tolist() == [2 * int(info.n_steps)] * 2
 
 
+def test_chains_that_start_ten_thousand_deviations_out_arrive():
+    """There, log-densities of 1e8 leave the Metropolis test no digit in float32."""
+    target = gaussian(np.ones(6)).target
+    far = 1e4 * random.normal(random.key(1), (4, 6))
+    draws = ppl.sample(AdjustedMCLMC(), target, init=far, num_samples=1000, progress=False)
+    np.testing.assert_allclose(draws["x"].var(axis=(0, 1)), 1.0, atol=0.2)
+    assert abs(draws.stats["acceptance_rate"].mean() - 0.9) < 0.07
+
+
 def test_one_dimension_is_refused():
     target = ppl.from_log_density(lambda x: -0.5 * x**2, jnp.zeros(()))
     with pytest.raises(ppl.TargetError, match="AdjustedMCLMC .* at least two dimensions"):

@@ -67,12 +67,25 @@ def test_warm_up_reaches_the_energy_error_and_the_scales():
     assert not draws.stats["diverging"].any()
 
 
+def test_chains_that_start_a_hundred_deviations_out_arrive():
+    target = gaussian(np.ones(6)).target
+    far = 1e2 * random.normal(random.key(1), (4, 6))
+    draws = ppl.sample(MCLMC(), target, init=far, num_samples=1000, progress=False)
+    np.testing.assert_allclose(draws["x"].var(axis=(0, 1)), 1.0, atol=0.2)
+    assert not draws.stats["arriving"].any()
+
+
 def test_a_chain_whose_errors_are_wild_has_no_say_over_three_that_agree():
     warmup, kernel = EnergyWarmUp(dimension=4), MCLMC()
     kernel = kernel.resolve(gaussian(np.ones(4)).target)
     adaptation = warmup_state(warmup, kernel)
     errors = jnp.array([0.04, 0.05, 0.045, 1e15])
-    infos = MCLMCInfo(errors, jnp.array([False, False, False, True]), jnp.zeros((4, 2), jnp.int32))
+    infos = MCLMCInfo(
+        energy_change=errors,
+        diverging=jnp.array([False, False, False, True]),
+        arriving=jnp.zeros(4, bool),
+        num_evaluations=jnp.zeros((4, 2), jnp.int32),
+    )
     tuned, _ = warmup.step(kernel, adaptation, infos)
     # The error 0.045 is as wanted at a step of about 0.25: nothing changes.
     np.testing.assert_allclose(tuned.step_size, 0.25, rtol=0.05)
