@@ -31,7 +31,7 @@ from ppl.energy import Energy, Position
 from ppl.sampler import Exactness, MarkovKernel, fraction, positive
 from samplers.mcmc.metrics import Metric
 from samplers.mcmc.metropolis import accept, illegal
-from samplers.mcmc.windows import WindowWarmUp, resolved
+from samplers.mcmc.windows import WindowWarmUp, resolved, retuned
 
 
 class MALAState(NamedTuple):
@@ -117,3 +117,8 @@ class MALA(MarkovKernel):
         state, acceptance_rate, is_accepted = accept(key_accept, log_ratio, proposed, state)
         evaluations = jnp.array([1, 1], jnp.int32)
         return state, MALAInfo(acceptance_rate, is_accepted, diverging, evaluations)
+
+    def retune(
+        self, particles: Position, log_weights: Float[Array, " n"], info: MALAInfo | None
+    ) -> "MALA":
+        return retuned(self, particles, log_weights, info)

@@ -133,7 +133,7 @@ class MCLMC(MarkovKernel):
             start, self.step_size.astype(dtype), self.decoherence_length.astype(dtype), key_move
         )
         energy_change = kinetic_change - end.logdensity + start.logdensity
-        arriving = end.logdensity - start.logdensity > ARRIVING + start.position.size
+        arriving = end.logdensity - start.logdensity > ARRIVING + state.momentum.size
 
         unravel = ravel_pytree(state.position)[1]
         moved = MCLMCState(

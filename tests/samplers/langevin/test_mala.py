@@ -77,6 +77,19 @@ def test_warm_up_reaches_the_acceptance_it_is_asked_for():
     np.testing.assert_allclose(scales, [1.0, 10.0, 0.1], rtol=0.2)
 
 
+def test_retuning_takes_the_metric_of_the_particles_and_follows_the_acceptance():
+    known = gaussian([1.0, 10.0])
+    kernel = MALA(step_size=0.4, metric=Diagonal()).resolve(known.target)
+    particles, log_weights = known.sample(random.key(0), 4000), jnp.zeros(4000)
+    retuned = kernel.retune(particles, log_weights, None)
+    np.testing.assert_allclose(retuned.metric.scales, [1.0, 10.0], rtol=0.1)
+    assert retuned.step_size == kernel.step_size
+    _, infos = run(retuned, known.target, random.key(1), particles, 1)
+    rate, info = infos.acceptance_rate.mean(), jax.tree.map(lambda x: x[0], infos)
+    longer = retuned.retune(particles, log_weights, info).step_size
+    np.testing.assert_allclose(longer, 0.4 * np.exp(rate - 0.574), rtol=1e-4)
+
+
 def test_a_gradient_that_is_not_finite_is_a_rejected_divergence():
     # The square root has an infinite slope at 0, where its value is finite.
     target = ppl.from_log_density(lambda x: jnp.sqrt(jnp.floor(x[0]) * 0 + x[1] * 0), jnp.zeros(2))
