@@ -133,7 +133,7 @@ _PARTS = {
 
 _MODULES = {method.name: method.module for method in _METHODS} | _PARTS
 
-__all__ = ["Method", "table", *_MODULES]
+__all__ = ["Method", "table", *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def table() -> tuple[Method, ...]:
