@@ -6,6 +6,7 @@ stops too early. What stops a run by its own draws biases it a little; a fixed l
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -57,7 +58,27 @@ def converged(r_hat: float | int = 1.01, ess: float | int = 400) -> Callable[[Dr
     return reached
 
 
-def elapsed(seconds: float | int) -> Callable[[Draws], bool]:
+@dataclass(frozen=True)
+class Elapsed:
+    """`elapsed`: true once ``seconds`` are over."""
+
+    seconds: float | int
+
+    def __call__(self, draws: Draws) -> bool:
+        return sum(draws.run.seconds.get(phase, 0.0) for phase in PHASES) >= self.seconds
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """`evaluations`: true once ``n`` evaluations are spent."""
+
+    n: int
+
+    def __call__(self, draws: Draws) -> bool:
+        return max(draws.num_evaluations) >= self.n
+
+
+def elapsed(seconds: float | int) -> Elapsed:
     """Stop when start, warm-up and sampling together took ``seconds``, compiling included.
 
     Time is the run's own (``draws.run.seconds``), so that time before a resume counts and time
@@ -70,10 +91,10 @@ def elapsed(seconds: float | int) -> Callable[[Draws], bool]:
     """
     if not seconds > 0:
         raise ValueError(f"seconds must be positive; got {seconds}")
-    return lambda draws: sum(draws.run.seconds.get(phase, 0.0) for phase in PHASES) >= seconds
+    return Elapsed(seconds)
 
 
-def evaluations(n: int) -> Callable[[Draws], bool]:
+def evaluations(n: int) -> Evaluations:
     """Stop when ``n`` evaluations are spent, warm-up included.
 
     Log-density and gradient evaluations are not added, since one usually brings the other: the
@@ -86,4 +107,4 @@ def evaluations(n: int) -> Callable[[Draws], bool]:
     """
     if not n >= 1:
         raise ValueError(f"n must be at least 1; got {n}")
-    return lambda draws: max(draws.num_evaluations) >= n
+    return Evaluations(n)
