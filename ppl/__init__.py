@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ppl import diagnostics as diagnostics
+    from ppl.calibrate import calibrate as calibrate
     from ppl.draws import Draws as Draws
     from ppl.draws import Estimate as Estimate
     from ppl.draws import load as load
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ppl.stopping import evaluations as evaluations
 
 _HOMES = {
+    "ppl.calibrate": ("calibrate",),
     "ppl.draws": ("Draws", "Estimate", "load"),
     "ppl.energy": (
         "Energy",

@@ -24,7 +24,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import random
+from jax import lax, random
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 from numpyro.distributions import Distribution, biject_to, constraints
@@ -65,6 +65,10 @@ class Energy(eqx.Module):
     ``gradient``        the same, and every leaf of the position is a float
     ``log_parts``       ``log_parts(position) -> (log_prior, log_likelihood)``
     ``sample``          ``sample(rng_key, n)``: exact draws
+    ``simulate``        ``simulate(rng_key) -> (position, target)``: a draw from the prior, and the
+                        target of data drawn given it
+    ``replicate``       ``replicate(rng_key, position)``: the target of its own data and of data
+                        drawn given a position
     ``log_likelihood_at``  ``log_likelihood_at(position, indices)`` and ``num_data``
     ``log_normalizer``  the known log Z of ``log_density``
     ``data``            a data set to learn from
@@ -94,6 +98,11 @@ class Energy(eqx.Module):
         """``log |det d constrain / d position|``, already part of `log_density`."""
         return jnp.zeros((), float_dtype(self.template))
 
+    def simulate(self, rng_key: PRNGKeyArray) -> tuple[Position, "Energy"]:
+        """Where there are no data: an exact draw, and this target."""
+        drawn = self.sample(rng_key, 1)  # pyright: ignore[reportAttributeAccessIssue]
+        return jax.tree.map(lambda x: x[0], drawn), self
+
     def outputs(self, position: Position) -> dict[str, Array]:
         """Named values of one draw, as they appear in ``draws[name]``."""
         return named(self.constrain(position))
@@ -111,6 +120,9 @@ class Energy(eqx.Module):
         leaves = jax.tree.leaves(self.template)
         floats = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves)
         extra = ("gradient",) if floats and "log_density" in names else ()
+        # Without data an exact draw is the truth, and the target is what it is.
+        if "sample" in names and "log_likelihood" not in names:
+            extra += ("simulate",)
         return frozenset(names + extra)
 
 
@@ -785,11 +797,18 @@ class Stack(eqx.Module):
     size: int = eqx.field(static=True)
 
     def __getitem__(self, index: int) -> Energy:
-        arrays, rest = eqx.partition(self.stacked, eqx.is_array)
-        return eqx.combine(jax.tree.map(lambda x: x[index], arrays), rest)
+        return entry(self.stacked, index)
 
     def __len__(self) -> int:
         return self.size
+
+
+def entry[T](tree: T, index: int) -> T:
+    """One entry of all arrays along their leading axis; ``x[index]`` compiles for every index."""
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    at = np.asarray(index, np.int32)
+    one = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, at, keepdims=False), arrays)
+    return eqx.combine(one, rest)
 
 
 def stack(targets: Any) -> Stack:

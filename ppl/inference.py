@@ -16,7 +16,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from ppl import about, keys, population, sharding, start
 from ppl.checkpoint import Checkpoint, fingerprint
 from ppl.draws import Draws, Estimate, Run
-from ppl.energy import Energy, Position, Stack, TargetError
+from ppl.energy import Energy, Position, Stack, TargetError, entry
 from ppl.markov import Chains, Outcome, Plan, Tallies
 from ppl.sampler import (
     DirectSampler,
@@ -120,14 +120,14 @@ def sample(
 
 
 def sample_batch(
-    sampler: MarkovKernel,
+    sampler: Sampler,
     targets: Stack,
     rng_key: Any = 0,
     num_samples: int | None = None,
     num_chains: int | None = None,
     num_warmup: int | None = None,
     init: Any = None,
-    progress: bool = True,  # noqa: FBT001, FBT002
+    progress: bool | str = True,  # noqa: FBT001, FBT002
     checkpoint: str | Path | None = None,
     *,
     thin: int = 1,
@@ -146,15 +146,17 @@ def sample_batch(
         ``ppl.stack([...])``: targets that differ in the values of their data only.
     rng_key
         As in `sample`; target ``i`` uses ``fold_in(rng_key, i)``.
-    num_samples, num_chains, num_warmup, progress, checkpoint, thin
+    num_samples, num_chains, num_warmup, checkpoint, thin
         As in `sample`.
+    progress
+        Show one bar for the whole batch; a string is its label.
     init
         One unconstrained position, for every chain of every target.
 
     Returns
     -------
     list of Draws
-        One for each target, in order.
+        One for each target, in order; after Ctrl-C those so far.
     """
     rng_key = keys.as_key(rng_key)
     if not isinstance(targets, Stack):
@@ -164,14 +166,11 @@ def sample_batch(
     sampler = _fit(sampler, targets[0])
     _check_thin(sampler, thin)
     if not isinstance(sampler, MarkovKernel):
-        return [
-            sample(
-                sampler, targets[i], random.fold_in(rng_key, i), num_samples, num_chains,
-                num_warmup, init, progress,
-                None if checkpoint is None else Path(checkpoint) / f"target-{i:05d}",
-            )
-            for i in range(len(targets))
-        ]  # fmt: skip
+        return _one_by_one(
+            sampler, targets, rng_key, progress, checkpoint,
+            {"num_samples": num_samples, "num_chains": num_chains, "num_warmup": num_warmup,
+             "init": init},
+        )  # fmt: skip
     plan = Plan(
         _at_least(1, "num_samples", num_samples, SAMPLES),
         _at_least(1, "num_chains", num_chains, CHAINS),
@@ -187,13 +186,14 @@ def sample_batch(
         sampler, targets.stacked, rng_key, plan, positions=positions, num_targets=len(targets)
     )
     store = _open(checkpoint, sampler, targets, rng_key, plan, started)
-    with _Bar(plan.num_warmup + plan.num_samples * thin, type(sampler).__name__, progress) as bar:
+    label = progress if isinstance(progress, str) else type(sampler).__name__
+    with _Bar(plan.num_warmup + plan.num_samples * thin, label, progress) as bar:
         outcome = run.run(checkpoint=store, progress=bar.markov)
     _note_compile_time(outcome.tallies, compiled)
     result = []
     for i in range(len(targets)):
         # A kernel tuned for target i: every array of it has a leading target axis.
-        kernel = jax.tree.map(lambda x: x[i] if eqx.is_array(x) else x, outcome.kernel)  # noqa: B023
+        kernel = entry(outcome.kernel, i)
         share = Outcome(
             jax.tree.map(lambda x: x[:, i], outcome.positions),  # noqa: B023
             {name: x[:, i] for name, x in outcome.stats.items()},
@@ -204,6 +204,28 @@ def sample_batch(
         )
         key = random.fold_in(rng_key, i)
         result.append(_draws_of(share, sampler, targets[i], key, plan, started))
+    return result
+
+
+def _one_by_one(
+    sampler: Sampler,
+    targets: Stack,
+    rng_key: PRNGKeyArray,
+    progress: bool | str,  # noqa: FBT001
+    checkpoint: str | Path | None,
+    options: dict[str, Any],
+) -> list[Draws]:
+    result: list[Draws] = []
+    label = progress if isinstance(progress, str) else f"{type(sampler).__name__}, targets"
+    with _Bar(len(targets), label, progress) as bar:
+        for i in range(len(targets)):
+            here = None if checkpoint is None else Path(checkpoint) / f"target-{i:05d}"
+            key = random.fold_in(rng_key, i)
+            drawn = sample(sampler, targets[i], key, **options, progress=False, checkpoint=here)
+            result.append(drawn)
+            bar.history(1, {})
+            if result[-1].run.stopped == "interrupted":
+                break
     return result
 
 

@@ -31,12 +31,13 @@ def prior_positions(program: Any, rng_key: PRNGKeyArray, n: int) -> Position:
     def one(key: PRNGKeyArray) -> Position:
         seed = handlers.seed(rng_seed=key)
         position = program._position(run(program.model, program.args, program.kwargs, seed).sites)
-        return jax.tree.map(_finite, position)
+        return jax.tree.map(finite, position)
 
     return jax.vmap(one)(random.split(rng_key, n))
 
 
-def _finite(z: Array) -> Array:
+def finite(z: Array) -> Array:
+    """Move a value that rounding put on the edge of its support to the nearest finite position."""
     edge = -math.log(jnp.finfo(z.dtype).tiny) - 1  # exp(-edge) is not yet flushed to zero
     return jnp.nan_to_num(z, nan=jnp.nan, posinf=edge, neginf=-edge)
 

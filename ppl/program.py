@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from numpyro import handlers
 from numpyro.distributions import biject_to
 
-from ppl import predict
+from ppl import predict, simulate
 from ppl.energy import Energy, Position, TargetError, as_data, require_template
 from ppl.sites import JACOBIAN, FixedKey, Forget, Message, Rows, place, read_model, run
 from ppl.structure import (
@@ -34,6 +34,7 @@ from ppl.structure import (
     check_labels,
     listed,
     missing_values,
+    no_simulation,
     notes_of,
     warnings_of,
 )
@@ -235,6 +236,20 @@ class Program(Energy):
         self._require("pointwise_log_likelihood")
         return predict.in_batches(predict.pointwise, self, None, values, batch_size)
 
+    def simulate(self, rng_key: PRNGKeyArray) -> tuple[Position, "Program"]:
+        """Draw from the prior, and return the position with this model of data drawn given it.
+
+        Data that are an argument as it is (``obs=y``) are replaced wherever the model uses them;
+        see `ppl.simulate` for others.
+        """
+        self._require("simulate")
+        return simulate.simulate(self, rng_key)
+
+    def replicate(self, rng_key: PRNGKeyArray, position: Position) -> Energy:
+        """Return this model of its data and a replication of them, drawn given ``position``."""
+        self._require("replicate")
+        return simulate.replicate(self, rng_key, position)
+
     # Names ------------------------------------------------------------------------------------
 
     @property
@@ -323,7 +338,7 @@ class Program(Energy):
     @property
     def offers(self) -> frozenset[str]:
         able = "log_density log_parts log_prior log_likelihood log_likelihood_at sample "
-        able += "prior_predictive posterior_predictive pointwise_log_likelihood"
+        able += "prior_predictive posterior_predictive pointwise_log_likelihood simulate replicate"
         return self._with_gradient(*(name for name in able.split() if not self._lacks(name)))
 
     def refuse(self, capability: str) -> str:
@@ -338,7 +353,7 @@ class Program(Energy):
                 f"{model}: plate {plate.name!r} uses {plate.used} of {plate.size} rows; densities "
                 "need all rows. Remove subsample_size, or use a minibatch sampler such as SGLD"
             )
-        if capability in ("sample", "prior_predictive"):
+        if capability in ("sample", "prior_predictive", "simulate"):
             for site in structure.sites:
                 if site.no_draw:
                     return (
@@ -352,7 +367,9 @@ class Program(Energy):
                     f"{model} counts {listed(terms)} as prior: drawing its sites one by one does "
                     "not draw from that prior"
                 )
-        if capability in ("prior_predictive", "posterior_predictive"):
+        if capability in ("simulate", "replicate") and (reason := no_simulation(structure)):
+            return f"{model} cannot simulate its data: {reason}"
+        if capability in ("prior_predictive", "posterior_predictive", "simulate", "replicate"):
             if not self.observed_names:
                 return f"{model} observes no sample site, so there is nothing to predict"
             scanned = [s.name for s in structure.sites if s.is_scanned and s.kind == "observed"]

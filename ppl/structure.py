@@ -179,6 +179,34 @@ def refuse_subsampled(structure: Structure) -> None:
         )
 
 
+def no_simulation(structure: Structure) -> str:
+    """Why data drawn from the observed sites are not those of the density; empty: they are."""
+    if factors := structure.named("factor"):
+        return (
+            f"numpyro.factor {listed(factors)} is a term of the density from which nothing can be "
+            "drawn. Write it as a numpyro.sample site with obs=, or give calibrate a model that "
+            "draws the data (generator=)"
+        )
+    for site in structure.sites:
+        if site.kind == "observed" and site.is_scaled:
+            return (
+                f"handlers.scale makes the density of site {site.name!r} another one than its "
+                "distribution draws from. Remove the scale"
+            )
+        if site.kind == "observed" and _terms_beyond(site):
+            return (
+                f"site {site.name!r}: observations of shape {site.shape} meet a distribution of "
+                f"batch shape {site.batch_shape}, which draws more of them. Align the axes"
+            )
+    return ""
+
+
+def _terms_beyond(site: Site) -> int:
+    """How many more terms than observations an observed site has."""
+    rows = site.shape[: len(site.shape) - site.event_dim]
+    return math.prod(np.broadcast_shapes(rows, site.batch_shape)) - math.prod(rows)
+
+
 def warnings_of(structure: Structure) -> list[str]:
     """Return what a user should hear before anything runs."""
     found = []

@@ -184,7 +184,7 @@ def _chains(draws: Draws, measures: list[Measure]) -> Iterator[Finding]:
     labels, x, statistics, note = _judged(draws)
     if note:
         yield note
-    stuck = _stuck(draws)
+    stuck = stuck_chains(draws)
     if stuck:
         yield Finding(
             "bad",
@@ -229,7 +229,8 @@ def _stride(draws: Draws) -> int:
     return max(1, -(-total // MAX_SCALARS))
 
 
-def _stuck(draws: Draws) -> list[int]:
+def stuck_chains(draws: Draws) -> list[int]:
+    """Chains that never moved."""
     leaves = jax.tree.leaves(draws.positions)
     still = np.ones(draws.num_chains, bool)
     for leaf in leaves:

@@ -33,13 +33,13 @@ def scalars(
         value = draws[name]
         if value.dtype.kind == "c":
             value = np.stack([np.real(value), np.imag(value)], axis=-1)
-        labels += _labels(name, value.shape[2:], dims.get(name, []), coords)[::keep_every]
+        labels += entry_labels(name, value.shape[2:], dims.get(name, []), coords)[::keep_every]
         flat = value.reshape(*value.shape[:2], math.prod(value.shape[2:]))
         columns.append(flat[:, :, ::keep_every].astype(np.float64))
     return labels, np.concatenate(columns, axis=2)
 
 
-def _labels(
+def entry_labels(
     name: str, shape: tuple[int, ...], dims: Sequence[str], coords: Mapping[str, Any]
 ) -> list[str]:
     """``theta[Choate]`` where the model names its entries, ``theta[0]`` elsewhere."""
