@@ -263,7 +263,7 @@ class Chains:
 
     # Chunks -----------------------------------------------------------------------------------
 
-    def segments(self) -> Iterator[tuple[int, bool]]:
+    def segments(self, *, checked: bool) -> Iterator[tuple[int, bool]]:
         """Steps up to the next border that a chunk must not cross, and if a window ends there."""
         plan = self.plan
         if not isinstance(self.warmup, OnePieceWarmUp):
@@ -275,7 +275,7 @@ class Chains:
                 while self.t < border:
                     yield border - self.t, True
         while self.rows.count < plan.num_samples:
-            check = plan.first_check
+            check = plan.first_check if checked else plan.num_samples
             while check <= self.rows.count:
                 check = int(check * 1.5)
             yield (min(check, plan.num_samples) - self.rows.count) * plan.thin, False
@@ -298,7 +298,7 @@ class Chains:
             # A run that `check` ended and that is called again must end there again.
             if check is not None and self._at_check() and check(self):
                 return self._outcome("until")
-            for limit, is_window in self.segments():
+            for limit, is_window in self.segments(checked=check is not None):
                 self._advance(limit, pace, checkpoint, progress, is_window=is_window)
                 if check is not None and not is_window and self._at_check() and check(self):
                     stopped = "until"

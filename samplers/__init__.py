@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 class Method(NamedTuple):
     """One row of the table.
 
-    ``tier`` says what to expect: ``core`` methods serve any target with good defaults, ``method``
-    is a published method for those who want it, ``research`` may change or go.
+    ``cost`` is what a draw costs in evaluations of the target. ``tier`` says what to expect:
+    ``core`` methods serve any target with good defaults, ``method`` is a published method for
+    those who want it, ``research`` may change or go.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Method(NamedTuple):
     paper: str
     exactness: str
     needs: tuple[str, ...]
+    cost: str
     tier: str
 
 
@@ -36,6 +38,7 @@ _METHODS = (
         "arXiv:1111.4246",
         "exact",
         _GRADIENT,
+        "2^depth - 1 gradients a draw",
         "core",
     ),
     Method(
@@ -45,6 +48,7 @@ _METHODS = (
         "doi:10.1016/0370-2693(87)91197-X",
         "exact",
         _GRADIENT,
+        "trajectory_length / step_size gradients a draw",
         "core",
     ),
     Method(
@@ -54,6 +58,7 @@ _METHODS = (
         "arXiv:2303.18221",
         "biased",
         _GRADIENT,
+        "2 gradients a draw",
         "core",
     ),
     Method(
@@ -63,6 +68,7 @@ _METHODS = (
         "arXiv:2503.01707",
         "exact",
         _GRADIENT,
+        "2 gradients a step of the trajectory",
         "core",
     ),
     Method(
@@ -72,6 +78,7 @@ _METHODS = (
         "doi:10.2307/3318418",
         "exact",
         _GRADIENT,
+        "1 gradient a draw",
         "core",
     ),
     Method(
@@ -81,6 +88,7 @@ _METHODS = (
         "doi:10.2307/3318418",
         "biased",
         _GRADIENT,
+        "1 gradient a draw",
         "method",
     ),
     Method(
@@ -90,6 +98,7 @@ _METHODS = (
         "doi:10.1063/1.1699114",
         "exact",
         _DENSITY,
+        "1 log-density a draw",
         "method",
     ),
     Method(
@@ -99,6 +108,7 @@ _METHODS = (
         "doi:10.1007/978-1-4757-4145-2",
         "asymptotically exact",
         ("log_likelihood",),
+        "1 log-likelihood a particle",
         "method",
     ),
     Method(
@@ -108,9 +118,49 @@ _METHODS = (
         "arXiv:1603.00788",
         "asymptotically exact",
         _GRADIENT,
+        "num_draws gradients an update, then 1 log-density a draw",
         "method",
     ),
-    Method("ExactDraws", "Exact draws", "samplers.direct", "", "exact", ("sample",), "core"),
+    Method(
+        "Pathfinder",
+        "Multi-path Pathfinder",
+        "samplers.variational.pathfinder",
+        "arXiv:2108.03782",
+        "asymptotically exact",
+        _GRADIENT,
+        "some hundred gradients a run, then 1 log-density a draw",
+        "core",
+    ),
+    Method(
+        "Laplace",
+        "Laplace approximation",
+        "samplers.variational.laplace",
+        "doi:10.1080/01621459.1986.10478240",
+        "asymptotically exact",
+        _GRADIENT,
+        "some hundred gradients and a Hessian a run, then 1 log-density a draw",
+        "core",
+    ),
+    Method(
+        "MAP",
+        "Maximum a posteriori",
+        "samplers.variational.map",
+        "doi:10.1007/BF01589116",
+        "biased",
+        _GRADIENT,
+        "some hundred gradients a run",
+        "method",
+    ),
+    Method(
+        "ExactDraws",
+        "Exact draws",
+        "samplers.direct",
+        "",
+        "exact",
+        ("sample",),
+        "none",
+        "core",
+    ),
 )
 
 _ALIASES = {

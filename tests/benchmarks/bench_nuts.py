@@ -99,7 +99,7 @@ def test_rotated_gaussian_against_nutpie():
         peers.DIM, make_logp, expand, [np.dtype(np.float64)], [(peers.DIM,)], ["x"]
     )
     trace = nutpie.sample(
-        compiled, draws=1000, tune=1000, chains=4, seed=0, low_rank_modified_mass_matrix=True,
+        compiled, draws=1000, tune=1000, chains=4, seed=0, adaptation="low_rank",
         save_warmup=True, progress_bar=False,
     )  # fmt: skip
     x = np.asarray(trace["posterior"]["x"])

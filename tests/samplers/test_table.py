@@ -43,6 +43,7 @@ def test_a_row_says_what_the_class_says(row):
     assert row.exactness == cls.exactness
     assert set(row.needs) == cls.needs
     assert row.tier in ("core", "method", "research")
+    assert row.cost
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -55,6 +56,14 @@ def test_the_docstrings_cite_the_paper_and_say_how_exact_the_method_is(row):
     # Every work that the text refers to is listed, and every one listed has an address.
     listed = set(re.findall(r"^\.\. \[(\d+)\]", module, re.MULTILINE))
     assert set(re.findall(r"(?<!\.\. )\[(\d+)\]", module)) <= listed
+
+
+EXAMPLES = "\n".join(path.read_text() for path in (ROOT.parent / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_method_has_an_example(row):
+    assert re.search(rf"\bsamplers\.{row.name}\(", EXAMPLES)
 
 
 def test_importing_the_package_imports_no_method():
