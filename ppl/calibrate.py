@@ -241,6 +241,7 @@ def calibrate(
         last = draws[0]
     assert last is not None
     settings = _settings(last, sampler, simulator, rng_key, started) | {
+        "false_alarms": false_alarms,
         "around_data": around_data,
         "generator": None if generator is None else about.describe_target(simulator.generator),
     }

@@ -28,7 +28,7 @@ from ppl.diagnostics.uniformity import Uniformity, uniformity
 MIN_SIMULATIONS = 50
 MIN_EFFECTIVE = 20  # thinned draws behind a rank, in the median fit
 MAX_FAILED = 0.05
-SHARE = {"joint": 0.5, "value": 0.5}
+SHARE = 0.5  # of the level, for each of the two kinds of quantities
 
 
 def tests_of(ranks: Any, joint: np.ndarray, level: float) -> Any:
@@ -46,18 +46,27 @@ def tests_of(ranks: Any, joint: np.ndarray, level: float) -> Any:
     import pandas as pd
 
     kinds = np.where(joint, "joint", "value")
-    share = SHARE if len(set(kinds)) > 1 else {"joint": 1.0, "value": 1.0}
     rows = []
     for kind, label in zip(kinds, ranks.columns, strict=True):
         u = ranks[label].to_numpy()
         u = u[np.isfinite(u)]
         test = uniformity(u) if len(u) else Uniformity(1.0, 0.0, 1.0, "band")
-        number = int((kinds == kind).sum()) / share[kind]
-        p_value = min(1.0, number * test.p_value)
+        p_value = min(1.0, test.p_value / _weight(kinds, kind))
         words = described(label, kind, test, u) if p_value <= level else ""
         rows.append((label, kind, len(u), p_value, -test.shift, 1 / max(test.spread, 1e-9), words))
     columns = ["quantity", "kind", "ranks", "p_value", "shift", "width", "verdict"]
     return pd.DataFrame(rows, columns=columns).set_index("quantity")
+
+
+def _weight(kinds: Any, kind: str) -> float:
+    """Share of the level that one quantity of a kind gets."""
+    kinds = np.asarray(kinds)
+    return (SHARE if len(set(kinds)) > 1 else 1.0) / max(1, int((kinds == kind).sum()))
+
+
+def rate_of(table: Any, kind: str, level: float) -> float:
+    """Level at which each quantity of a kind is tested."""
+    return level * _weight(table["kind"], kind)
 
 
 def described(label: str, kind: str, test: Uniformity, u: np.ndarray) -> str:
@@ -167,10 +176,16 @@ def _advice(off: Any, settings: dict[str, Any]) -> str:
         )
     if prior:
         return "Compare the prior that is fitted with the one that generates, site by site."
-    if (off["width"] - 1).abs().max() > 0.1 and off["shift"].abs().max() < 0.2:
+    width = off["width"]
+    if (width < 0.93).any() and not (width > 1.07).any():
         return (
-            "Widths are off and centers right: look for a scale used as a variance or a precision, "
-            "for steps that are too large, or for draws that are copies of few."
+            "The draws are too sure of themselves: data count more than once (two sites observe "
+            "them, or a prior is computed from them), or the sampler does not reach the tails."
+        )
+    if (width > 1.07).any() and not (width < 0.93).any():
+        return (
+            "The draws are too wide: a scale is used as a variance or a precision, part of the "
+            "data is not used, or steps are too large for a sampler without an accept step."
         )
     return (
         "Compare the density with the generator term by term at one position. For constrained "
@@ -239,9 +254,7 @@ def _could_see(table: Any, number: int, level: float) -> str:
     """What these simulations would have shown in one parameter four times out of five."""
     from scipy import stats
 
-    kinds = table["kind"].value_counts()
-    share = SHARE["value"] if len(kinds) > 1 else 1.0
-    rate = level * share / max(int(kinds.get("value", 1)), 1) / 8
+    rate = rate_of(table, "value", level) / 8  # a quarter of it for either test, two-sided
     shift = (stats.norm.isf(rate) + stats.norm.isf(0.2)) / math.sqrt(number)
     # sum z^2 ~ s^2 chi-square: the s whose lower fifth reaches the limit.
     spread = math.sqrt(stats.chi2.isf(rate, number) / stats.chi2.ppf(0.2, number))

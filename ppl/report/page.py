@@ -37,16 +37,10 @@ def report(draws: Draws | Mapping[str, Draws], path: str | os.PathLike[str]) -> 
         If ``path`` is a folder.
     """
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(
-            f"{path} is a folder; name a file in it, such as {path}/report.html"
-        )
+    _check_file(path)
     if isinstance(draws, Mapping) and not draws:
         raise ValueError("no draws to report: the mapping is empty")
-    text = html(draws)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, text)
-    return path
+    return write(path, html(draws))
 
 
 def html(draws: Draws | Mapping[str, Draws]) -> str:
@@ -89,8 +83,14 @@ def html(draws: Draws | Mapping[str, Draws]) -> str:
     return render(title, parts, [section for section in shared if section is not None])
 
 
-def render(title: str, parts: Sequence[Mapping[str, Any]], shared: Sequence[Any] = ()) -> str:
-    """The page of given sections."""
+def render(
+    title: str,
+    parts: Sequence[Mapping[str, Any]],
+    shared: Sequence[Any] = (),
+    *,
+    kind: str = "Inference report",
+) -> str:
+    """The page of given sections; ``kind`` stands above its title."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -101,7 +101,7 @@ def render(title: str, parts: Sequence[Mapping[str, Any]], shared: Sequence[Any]
         lstrip_blocks=True,
     )
     template = environment.get_template("template.html.j2")
-    return template.render(title=title, parts=parts, shared=shared)
+    return template.render(title=title, parts=parts, shared=shared, kind=kind)
 
 
 def _written(subject: Any, functions: Sequence[Any]) -> list[Any]:
@@ -132,6 +132,21 @@ def key_facts(subject: Any) -> list[tuple[str, str]]:
     if draws.log_evidence is not None:
         rows.append(("Log evidence", subject.evidence))
     return rows
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a page, making missing folders."""
+    _check_file(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, text)
+    return path
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder; name a file in it, such as {path}/report.html"
+        )
 
 
 def _replace(path: Path, text: str) -> None:

@@ -1,5 +1,7 @@
 """Sections about the run: what it cost, how to repeat it, what it warned about."""
 
+from typing import Any
+
 import numpy as np
 
 from ppl.report.blocks import (
@@ -55,9 +57,6 @@ def _cost_row(name: str, density: int, gradient: int, time: float | None) -> lis
 def reproduction(subject: Subject) -> Section:
     """Key, sizes, settings and versions."""
     run = subject.draws.run
-    data = np.array2string(np.asarray(run.rng_key.get("data", [])), separator=", ")
-    implementation = run.rng_key.get("impl", "threefry2x32")
-    key = f'jax.random.wrap_key_data(jnp.array({data}, "uint32"), impl="{implementation}")'
     rows = [
         ("Target", run.target),
         ("Sampler, as tuned", run.sampler),
@@ -71,7 +70,16 @@ def reproduction(subject: Subject) -> Section:
     ]
     table = facts(rows, "", "How to repeat the run")
     return Section(
-        "reproduce", "How to repeat it", [table, Prose(["The key:"]), Code(f"rng_key = {key}")]
+        "reproduce", "How to repeat it", [table, Prose(["The key:"]), Code(key_text(run.rng_key))]
+    )
+
+
+def key_text(rng_key: dict[str, Any]) -> str:
+    """A key as code."""
+    data = np.array2string(np.asarray(rng_key.get("data", [])), separator=", ")
+    implementation = rng_key.get("impl", "threefry2x32")
+    return (
+        f'rng_key = jax.random.wrap_key_data(jnp.array({data}, "uint32"), impl="{implementation}")'
     )
 
 

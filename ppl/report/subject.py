@@ -20,6 +20,18 @@ MAX_RANKED = 200  # Scalars among which the most conspicuous of some kind are lo
 GROUP_BYTES = 2e8  # Of a predictive group: evenly spaced draws beyond that.
 
 
+def checks_of(verdict: Verdict) -> Table:
+    """What a verdict looked at."""
+    rows = []
+    for row in verdict.table.itertuples():
+        marks = {True: Cell("passed", "good"), False: Cell("failed", "bad")}
+        mark = Cell("–") if row.passed is None else marks[bool(row.passed)]
+        name = str(row.Index).replace("_", " ")
+        rows.append([Cell(name), Cell(number(row.value)), Cell(row.wanted), mark, Cell(row.where)])
+    head = ["", "value", "wanted", "", "where"]
+    return Table(head, rows, "", "What was checked")
+
+
 class Subject:
     """Draws, with everything about them that more than one section needs, computed once.
 
@@ -47,16 +59,7 @@ class Subject:
     @property
     def checks(self) -> Table:
         """What the verdict looked at."""
-        rows = []
-        for row in self.verdict.table.itertuples():
-            marks = {True: Cell("passed", "good"), False: Cell("failed", "bad")}
-            mark = Cell("–") if row.passed is None else marks[bool(row.passed)]
-            name = str(row.Index).replace("_", " ")
-            rows.append(
-                [Cell(name), Cell(number(row.value)), Cell(row.wanted), mark, Cell(row.where)]
-            )
-        head = ["", "value", "wanted", "", "where"]
-        return Table(head, rows, "", "What was checked")
+        return checks_of(self.verdict)
 
     @cached_property
     def summary(self) -> Any:
