@@ -85,12 +85,13 @@ def run_particles(
             "became true"
         )
     collect_keys = [keys.key_for(key, keys.COLLECT) for key in run_keys]
-    collected = []
+    collected, notes = [], []
     for run, key in enumerate(collect_keys):
         mine = jax.tree.map(lambda x: x[run], loop.state)  # noqa: B023
         # A run that arrived before the others stood still: its history ends where it did.
         arrived = loop.history()["arrived"][:, run]
         steps = {n: x[~arrived, run] for n, x in loop.history().items() if n != "arrived"}
+        notes += sampler.notes(steps)
         collected.append(sampler.collect(key, target, mine, steps))
     positions, log_weights, log_evidence = zip(*collected, strict=True)
     history = {n: np.swapaxes(x, 0, 1) for n, x in loop.history().items() if n != "arrived"}
@@ -102,6 +103,7 @@ def run_particles(
         history,
         tallies,
         loop.stopped,
+        list(dict.fromkeys(notes)),
     )
 
 
@@ -124,7 +126,7 @@ def run_learned(
     progress: Progress,
 ) -> Drawn:
     """Train and draw, ``num_chains`` times, one run after the other with the same program."""
-    tallies, runs, histories, stopped = Tallies(), [], [], "complete"
+    tallies, runs, histories, notes, stopped = Tallies(), [], [], [], "complete"
     trained = sampler
     for run in range(num_chains):
         key = random.fold_in(rng_key, run)
@@ -134,13 +136,17 @@ def run_learned(
         loop.run(sampler.num_updates, progress, phase="train")
         stopped = loop.stopped if loop.stopped != "complete" else stopped
         histories.append(loop.history())
+        if loop.stopped == "complete":
+            notes += sampler.notes(loop.history())
         trained = Trained(sampler, loop.state)
         runs.append(_draw_run(trained, target, key, num_samples, tallies, progress))
         if stopped == "interrupted":
             break
     shortest = min((len(x) for h in histories for x in h.values()), default=0)
     history = {n: np.stack([h[n][:shortest] for h in histories]) for n in histories[0]}
-    return _join(trained, runs, history, tallies, stopped, sampler.weights_estimate_evidence)
+    drawn = _join(trained, runs, history, tallies, stopped, sampler.weights_estimate_evidence)
+    drawn.notes += dict.fromkeys(notes)
+    return drawn
 
 
 # Direct ---------------------------------------------------------------------------------------

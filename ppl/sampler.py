@@ -181,6 +181,14 @@ class ParticleSampler(Sampler):
     ) -> tuple[Position, Float[Array, " n"] | None, Float[Array, ""] | None]:
         """``(positions, log_weights, log_evidence)`` of one run; ``history``: its infos."""
 
+    def notes(self, history: dict[str, np.ndarray]) -> list[str]:
+        """What a reader of the results should hear about one run, once it is over.
+
+        ``history`` holds the fields of its infos, leading axis: step. An error raised here says
+        that the run has no result.
+        """
+        return []
+
 
 class DirectSampler(Sampler):
     """Independent draws, with weights or without, in fixed batches."""
@@ -225,6 +233,14 @@ class LearnedSampler(Sampler):
     ) -> tuple[Position, Float[Array, " n"] | None]:
         """``n`` positions and log-weights from the trained state."""
 
+    def notes(self, history: dict[str, np.ndarray]) -> list[str]:
+        """What a reader of the results should hear about one run, once it is over.
+
+        ``history`` holds the fields of its infos, leading axis: step. An error raised here says
+        that the run has no result.
+        """
+        return []
+
     def evaluations(self, n: int) -> tuple[int, int]:
         """(log-density, gradient) evaluations that ``n`` draws cost, training apart."""
         return (0, 0)
@@ -245,6 +261,11 @@ class Trained(DirectSampler):
     def exactness(self) -> Exactness:  # pyright: ignore[reportIncompatibleVariableOverride]
         """That of the sampler it came from."""
         return self.sampler.exactness
+
+    @property
+    def weights_estimate_evidence(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As those of the sampler it came from."""
+        return self.sampler.weights_estimate_evidence
 
     def draw(
         self, rng_key: PRNGKeyArray, target: Energy, n: int
