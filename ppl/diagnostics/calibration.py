@@ -149,7 +149,7 @@ def _off(
         f"{text} (p = {p:.2g})" for text, p in zip(off["verdict"], off["p_value"], strict=True)
     ]
     more = f"; and {len(words) - 6} more" if len(words) > 6 else ""
-    few = "quantity is" if len(off) == 1 else "quantities are"
+    few = "quantities is" if len(off) == 1 else "quantities are"
     reason = f"{len(off)} of {len(table)} {few} off: {'; '.join(words[:6])}{more}."
     yield Finding("bad", reason[0].upper() + reason[1:], _advice(off, settings))
 

@@ -4,8 +4,8 @@
 
 Zero exactly when the two laws are equal (finite means assumed), in any dimension. The estimate is
 the V-statistic, which is never negative. Null distribution: by permuting the labels, so that the
-p-value is exact for independent draws at any size; thin chains to about their effective size first,
-or the test rejects too often. Limits: time and memory grow with the square of the number of draws,
+p-value is exact for independent draws at any size; chains are thinned for it, or the test would
+reject too often. Limits: time and memory grow with the square of the number of draws,
 power fades in high dimension, and coordinates of large scale dominate: standardise them.
 
 References
@@ -14,8 +14,12 @@ References
    Journal of Statistical Planning and Inference 143, 2013.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
+
+from ppl.diagnostics.thinning import two_sets
 
 MIN_DRAWS = 10
 MAX_DRAWS = 5000
@@ -34,14 +38,19 @@ def energy_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) ->
 
 
 def energy_test(
-    x: Float[np.ndarray, "n d"],
-    y: Float[np.ndarray, "m d"],
-    *,
-    seed: int = 0,
-    num_permutations: int = 199,
+    x: Any, y: Any, *, seed: int = 0, num_permutations: int = 199
 ) -> tuple[float, float]:
-    """Energy distance and its permutation p-value, at least ``1 / (num_permutations + 1)``."""
-    distances, n = _distances(x, y)
+    """Energy distance and its permutation p-value, at least ``1 / (num_permutations + 1)``.
+
+    ``x`` and ``y`` are independent rows ``(n, d)``, chains ``(chain, draw, d)``, or `Draws`; chains
+    are thinned until their draws are nearly independent.
+
+    Raises
+    ------
+    ValueError
+        As `energy_distance`, for what is left after thinning; and for weighted or resampled draws.
+    """
+    distances, n = _distances(*two_sets(x, y, "energy test", MIN_DRAWS))
     generator = np.random.default_rng(seed)
     first = np.arange(len(distances)) < n
     found = float(_statistic(distances, first))

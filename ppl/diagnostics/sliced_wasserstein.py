@@ -2,11 +2,11 @@
 
     SW_p(P, Q)^p = E_u  W_p(u.X, u.Y)^p,   u uniform on the unit sphere                  ([1])
 
-Each one-dimensional distance is exact, from sorted draws. It is a distance in the draws' unit: read
-it against the same number for two halves of a reference set, which is its null distribution (it is
-positive, of order ``1 / sqrt(n)``, for equal laws). Limits: differences in few of many directions
-are averaged away (a shift ``a`` in one of d directions counts as about ``a / sqrt(d)``), and the
-value carries Monte Carlo error of the directions.
+Each one-dimensional distance is exact, from sorted draws. It is a distance in the draws' unit,
+and positive, of order ``1 / sqrt(n)``, for equal laws. Null distribution: by permuting the labels,
+which is exact for independent draws; chains are thinned for it. Limits: differences in few of many
+directions are averaged away (a shift ``a`` in one of d directions counts as ``a / sqrt(d)``), and
+the value carries Monte Carlo error of the directions.
 
 References
 ----------
@@ -14,8 +14,12 @@ References
    measures", Journal of Mathematical Imaging and Vision 51, 2015.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
+
+from ppl.diagnostics.thinning import two_sets
 
 MIN_DRAWS = 10
 
@@ -44,12 +48,56 @@ def sliced_wasserstein(
         raise ValueError(f"p must be at least 1; got {p}")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("the sliced Wasserstein distance needs finite draws")
-    directions = np.random.default_rng(seed).normal(size=(num_projections, x.shape[1]))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    total = 0.0
-    for direction in directions:
-        total += _wasserstein(np.sort(x @ direction), np.sort(y @ direction), p)
-    return float((total / num_projections) ** (1 / p))
+    directions = _directions(np.random.default_rng(seed), num_projections, x.shape[1])
+    return _mean_over_directions(x @ directions, y @ directions, p)
+
+
+def sliced_wasserstein_test(
+    x: Any,
+    y: Any,
+    *,
+    p: float | int = 2,
+    num_projections: int = 50,
+    seed: int = 0,
+    num_permutations: int = 199,
+) -> tuple[float, float]:
+    """Distance and its permutation p-value, at least ``1 / (num_permutations + 1)``.
+
+    ``x`` and ``y`` are independent rows ``(n, d)``, chains ``(chain, draw, d)``, or `Draws`; chains
+    are thinned until their draws are nearly independent.
+
+    Raises
+    ------
+    ValueError
+        As `sliced_wasserstein`, for what is left after thinning; and for weighted or resampled
+        draws.
+    """
+    x, y = two_sets(x, y, "sliced Wasserstein test", MIN_DRAWS)
+    if p < 1:
+        raise ValueError(f"p must be at least 1; got {p}")
+    generator = np.random.default_rng(seed)
+    both = np.concatenate([x, y]) @ _directions(generator, num_projections, x.shape[1])
+    found = _mean_over_directions(both[: len(x)], both[len(x) :], p)
+    above = 0
+    for _ in range(num_permutations):
+        moved = generator.permutation(both)
+        # Rounding must not make an equal permutation smaller.
+        above += _mean_over_directions(moved[: len(x)], moved[len(x) :], p) >= found * (1 - 1e-12)
+    return found, (1 + above) / (1 + num_permutations)
+
+
+def _directions(generator: np.random.Generator, num: int, d: int) -> Float[np.ndarray, "d num"]:
+    """Columns uniform on the unit sphere."""
+    directions = generator.normal(size=(num, d))
+    return (directions / np.linalg.norm(directions, axis=1, keepdims=True)).T
+
+
+def _mean_over_directions(
+    x: Float[np.ndarray, "n num"], y: Float[np.ndarray, "m num"], p: float | int
+) -> float:
+    x, y = np.sort(x, axis=0), np.sort(y, axis=0)
+    total = sum(_wasserstein(one, other, p) for one, other in zip(x.T, y.T, strict=True))
+    return float((total / x.shape[1]) ** (1 / p))
 
 
 def _wasserstein(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " m"], p: float | int) -> float:

@@ -51,7 +51,7 @@ from ppl.energy import TargetError, require_template
 MIN_DRAWS = 50  # effective: with fewer the bootstrap does not keep its level
 MAX_DRAWS = 2000
 BLOCK = 256
-MEMORY = 0.5  # correlation of the signs of neighbours in a thinned chain
+MEMORY = 0.75  # correlation of the signs of neighbours in a thinned chain
 
 type Rows = Float[np.ndarray, "n d"]
 
