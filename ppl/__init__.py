@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ppl import diagnostics as diagnostics
     from ppl.calibrate import calibrate as calibrate
+    from ppl.compare import compare as compare
     from ppl.draws import Draws as Draws
     from ppl.draws import Estimate as Estimate
     from ppl.draws import load as load
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from ppl.energy import tilt as tilt
     from ppl.inference import sample as sample
     from ppl.inference import sample_batch as sample_batch
+    from ppl.predict import predict as predict
     from ppl.program import from_numpyro as from_numpyro
+    from ppl.reference import reference as reference
     from ppl.report.page import report as report
     from ppl.sampler import DirectSampler as DirectSampler
     from ppl.sampler import LearnedSampler as LearnedSampler
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ppl.calibrate": ("calibrate",),
+    "ppl.compare": ("compare",),
     "ppl.draws": ("Draws", "Estimate", "load"),
     "ppl.energy": (
         "Energy",
@@ -55,7 +59,9 @@ _HOMES = {
         "tilt",
     ),
     "ppl.inference": ("sample", "sample_batch"),
+    "ppl.predict": ("predict",),
     "ppl.program": ("from_numpyro",),
+    "ppl.reference": ("reference",),
     "ppl.report.page": ("report",),
     "ppl.sampler": (
         "DirectSampler",

@@ -78,7 +78,7 @@ def fingerprint(sampler: Any, target: Any, rng_key: Any, sizes: dict[str, Any]) 
     from ppl.about import versions
 
     return {
-        "target": _digest(_density_text(target), *_leaf_bytes(target)),
+        "target": target_digest(target),
         "sampler": _digest(_describe(sampler), *_leaf_bytes(sampler)),
         "rng_key": _digest(
             str(random.key_impl(rng_key)), np.asarray(random.key_data(rng_key)).tobytes()
@@ -87,6 +87,11 @@ def fingerprint(sampler: Any, target: Any, rng_key: Any, sizes: dict[str, Any]) 
         "version of ppl": versions()["ppl"],
         "version of jax": versions()["jax"],
     }
+
+
+def target_digest(target: Any) -> str:
+    """Hash of the traced log-density and of the data: equal for targets that are the same."""
+    return _digest(_density_text(target), *_leaf_bytes(target))
 
 
 def _density_text(target: Any) -> str:
