@@ -5,7 +5,8 @@
 
 Equal laws cannot be told apart: the accuracy is 1/2 give or take a few per cent, and as much above
 as the laws differ. Features are the coordinates, standardised; their squares and products (squares
-only, where products are many against the draws); and random waves cos(w.z + b), for shape and modes.
+only, where products are many against the draws); and random waves cos(w.z + b), for shape and
+modes.
 
 Null distribution: by permuting the labels. The fit is linear in them, so that all permutations
 share one matrix H of predictions, and prediction without draw i needs no new fit,
