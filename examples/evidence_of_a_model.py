@@ -51,8 +51,12 @@ known = (
 target = ppl.from_numpyro(horse_kicks, deaths)
 short = {"num_updates": 300} if os.environ.get("SMOKE") == "1" else {}
 runs = {
-    "importance sampling": ppl.sample(samplers.ImportanceSampling(num_particles=8192), target),
-    "variational": ppl.sample(samplers.GaussianVI(**short), target, num_samples=8192),
+    "importance sampling": ppl.sample(
+        samplers.ImportanceSampling(num_particles=8192), target, progress=False
+    ),
+    "variational": ppl.sample(
+        samplers.GaussianVI(**short), target, num_samples=8192, progress=False
+    ),
 }
 
 # %%
@@ -76,7 +80,10 @@ print(pd.DataFrame(rows).T.to_string(float_format="{:.4g}".format))
 # last word on every sampler that has to do without.
 
 exact = ppl.sample(
-    samplers.ExactDraws(), ppl.from_distribution(dist.Gamma(SHAPE + s, RATE + n)), num_samples=8192
+    samplers.ExactDraws(),
+    ppl.from_distribution(dist.Gamma(SHAPE + s, RATE + n)),
+    num_samples=8192,
+    progress=False,
 )
 print(f"mean rate of exact draws: {exact['x'].mean():.4f}; known: {(SHAPE + s) / (RATE + n):.4f}")
 

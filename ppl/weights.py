@@ -334,8 +334,12 @@ def pareto_smooth(
     all weights are zero                                k =  inf
     the tail is constant (an exact sampler, clipping)   k = -inf
     fewer than 25 draws with weight: nothing to fit     k =  nan
-    the tail has a lump at its lower end                k =  nan
     ==================================================  =========
+
+    Weights that are nearly constant may pile up where the tail begins (a proposal whose log weight
+    is flat in its bulk). No generalised Pareto law has such a lump, and its fit gives a k far
+    beyond 1: weights without a mean, while the effective sample size is above half of the draws.
+    Where the two contradict each other, the tail is halved until they do not.
 
     Weights of zero take no part in the fit. The log weights go in with their own sign; ArviZ 1
     wants minus log weights, and with the wrong sign a bad tail passes as a very good one.
@@ -354,8 +358,14 @@ def pareto_smooth(
 
     from arviz_stats.base.array import BaseArray
 
+    n, size = positive.size, _tail_size(positive.size)
+    even = ess(positive) > n / 2
     with np.errstate(all="ignore"):
         smoothed, khat = BaseArray().psislw(-positive)
+        while even and not khat <= 1 and size // 2 >= MIN_DRAWS_KHAT:
+            size //= 2
+            # ArviZ takes the length of the tail as a relative efficiency: 3 sqrt(n / r_eff).
+            smoothed, khat = BaseArray().psislw(-positive, r_eff=n * (3 / (size + 0.5)) ** 2)
     if not np.isfinite(khat):
         return normalized, math.nan
     result = np.full_like(log_weights, -math.inf)

@@ -196,6 +196,19 @@ def test_khat_without_a_fit_says_which_case_it_is():
     assert math.isnan(weights.pareto_khat(rng.normal(size=weights.MIN_DRAWS_KHAT - 1)))
 
 
+def test_khat_is_that_of_the_tail_beyond_a_lump_of_equal_weights():
+    """A fifth of the tail far out, the rest within 1e-6 of the cutoff, and the mean exists."""
+    rng = np.random.default_rng(14)
+    values = 1 + 1e-6 * rng.uniform(size=8192)
+    k = 0.2
+    values[:55] += 0.05 * (rng.uniform(size=55) ** -k - 1) / k
+    with np.errstate(all="ignore"):
+        assert BaseArray().psislw(-np.log(values))[1] > 2  # without the cut: a false alarm
+    assert weights.pareto_khat(np.log(values)) < 1
+    # Weights that are as bad as that k says have no lump, and stay bad.
+    assert weights.pareto_khat(3.0 * rng.exponential(size=8192)) > 2
+
+
 def test_zero_weights_take_no_part_in_the_fit():
     rng = np.random.default_rng(11)
     log_weights = rng.exponential(size=500)
