@@ -63,7 +63,9 @@ def sample(
     init
         For Markov kernels: one unconstrained position for all chains, one a chain (leading
         axis), earlier draws to go on from, or a function ``(rng_key, target, num_chains) ->
-        positions``. By default starts are jittered, uniform on (-2, 2).
+        positions``. By default starts are jittered, uniform on (-2, 2). A run goes on as it was
+        with ``ppl.sample(draws.sampler, target, init=draws, num_warmup=0)``: the same program,
+        and new random numbers, also with the same ``rng_key``.
     progress
         Show a progress bar on standard error.
     checkpoint
@@ -242,6 +244,8 @@ def _sample_markov(
     mesh: Any,
     until: Callable[[Draws], bool] | None,
 ) -> Draws:
+    if isinstance(init, Draws):
+        rng_key = keys.after(rng_key, init.run.rng_key.get("data", ()))
     started, compiled = about.now(), about.CompileClock.read()
     place = sharding.placer(mesh, plan.num_chains)
     positions = _positions(init, target, plan.num_chains, rng_key)

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import random
 from jaxtyping import Array, Key, PRNGKeyArray
 
@@ -58,3 +59,13 @@ START, WARM_UP, COLLECT = 2**32 - 1, 2**32 - 2, 2**32 - 3
 def key_for(rng_key: PRNGKeyArray, use: int) -> PRNGKeyArray:
     """Key of the start, of warm-up or of the final collection."""
     return random.fold_in(rng_key, jnp.uint32(use))
+
+
+def after(rng_key: PRNGKeyArray, earlier: Any) -> PRNGKeyArray:
+    """Key of a run that goes on from an earlier one, whose key data are ``earlier``.
+
+    With the same key it would go through the same random numbers again.
+    """
+    for number in np.ravel(np.asarray(earlier, np.uint32)):
+        rng_key = random.fold_in(rng_key, number)
+    return rng_key

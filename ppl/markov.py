@@ -78,6 +78,7 @@ def _start(
     warmup: Any,
     batched: tuple[Energy, Keys, Position | None],
     num_chains: int,
+    adapt: bool,  # noqa: FBT001
     vectorize: bool | None,  # noqa: FBT001
 ) -> "Started":
     def one(batched: tuple[Energy, Keys, Position | None]) -> Started:
@@ -99,7 +100,8 @@ def _start(
         tuned, adaptation = kernel, ()
         if warmup is not None and not isinstance(warmup, OnePieceWarmUp):
             key = keys.key_for(chain_keys[0], keys.WARM_UP)
-            tuned, adaptation = warmup.init(key, target, kernel, states)
+            begun_kernel, adaptation = warmup.init(key, target, kernel, states)
+            tuned = begun_kernel if adapt else kernel
         state = chunks.strong(MarkovState(tuned, adaptation, states))
         return Started(state, chain_keys, positions, good, attempts)
 
@@ -207,7 +209,8 @@ class Chains:
         self.notes: list[str] = []
         self.tallies = Tallies()
         self.vectorize = None if num_targets is None else kernel.fixed_length
-        self.warmup = kernel.warmup(target) if plan.num_warmup else None
+        # Also without warm-up steps, so that a tuned kernel goes on with the program it has.
+        self.warmup = kernel.warmup(target)
         by_steps = None if isinstance(self.warmup, OnePieceWarmUp) else self.warmup
         self.program = MarkovProgram(by_steps, jnp.int32(plan.num_warmup))
         self._begin(kernel, rng_key, positions, num_targets, place)
@@ -230,6 +233,7 @@ class Chains:
             self.warmup,
             (self.target, rng_key, positions),
             self.plan.num_chains,
+            self.plan.num_warmup > 0,
             self.vectorize,
         )
         good = np.asarray(started.good)

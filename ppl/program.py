@@ -24,8 +24,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from numpyro import handlers
 from numpyro.distributions import biject_to
 
-from ppl import predict, simulate
+from ppl import predictive, simulate
 from ppl.energy import Energy, Position, TargetError, as_data, require_template
+from ppl.prior import ModelPrior
 from ppl.sites import JACOBIAN, FixedKey, Forget, Message, Rows, place, read_model, run
 from ppl.structure import (
     Labels,
@@ -159,6 +160,11 @@ class Program(Energy):
         ]
         return sum(rows[1:], start=rows[0])
 
+    @property
+    def prior(self) -> ModelPrior:
+        """What the model says before it sees its data, as a target of its own."""
+        return ModelPrior(self)
+
     # Spaces -----------------------------------------------------------------------------------
 
     def constrain(self, position: Position) -> Sites:
@@ -190,7 +196,7 @@ class Program(Energy):
         position.
         """
         self._require("sample")
-        return predict.prior_positions(self, rng_key, n)
+        return predictive.prior_positions(self, rng_key, n)
 
     def prior_predictive(self, rng_key: PRNGKeyArray, n: int) -> Sites:
         """Draw ``n`` times from the joint law of all sites, observed ones included.
@@ -199,7 +205,7 @@ class Program(Energy):
         by draw. A model that computes with its data (an autoregression) predicts one step ahead.
         """
         self._require("prior_predictive")
-        return predict.prior_draws(self, rng_key, n)
+        return predictive.prior_draws(self, rng_key, n)
 
     def predict(self, rng_key: PRNGKeyArray, values: Mapping[str, Any]) -> Sites:
         """Draw the observed sites anew, given the values of the latent sites of one draw.
@@ -227,14 +233,14 @@ class Program(Energy):
             Draws computed at once. By default as many as hold about four million numbers.
         """
         self._require("posterior_predictive")
-        return predict.in_batches(predict.data, self, rng_key, values, batch_size)
+        return predictive.in_batches(predictive.data, self, rng_key, values, batch_size)
 
     def log_likelihood_of_draws(
         self, values: Mapping[str, Any], *, batch_size: int | None = None
     ) -> dict[str, np.ndarray]:
         """`pointwise_log_likelihood` of every draw ``(chain, draw)``, in batches as above."""
         self._require("pointwise_log_likelihood")
-        return predict.in_batches(predict.pointwise, self, None, values, batch_size)
+        return predictive.in_batches(predictive.pointwise, self, None, values, batch_size)
 
     def simulate(self, rng_key: PRNGKeyArray) -> tuple[Position, "Program"]:
         """Draw from the prior, and return the position with this model of data drawn given it.
@@ -266,6 +272,11 @@ class Program(Energy):
     def factor_names(self) -> tuple[str, ...]:
         """``numpyro.factor`` sites, in model order."""
         return self.structure.named("factor")
+
+    @property
+    def observes_nothing(self) -> bool:
+        """Whether the posterior is the prior."""
+        return not self._likelihood_names
 
     @property
     def is_enumerated(self) -> bool:

@@ -34,7 +34,7 @@ from numpyro.primitives import Messenger
 
 from ppl.energy import Energy, Position, Stack, TargetError
 from ppl.keys import Keys
-from ppl.predict import finite
+from ppl.predictive import finite
 from ppl.sites import Forget, Message, model_name, run
 
 type Sites = dict[str, Array]
@@ -234,6 +234,11 @@ class Replicated(Energy):
 
     program: Any
     replica: Any
+
+    @property
+    def programs(self) -> tuple[Any, Any]:
+        """The model of either set of data."""
+        return self.program, self.replica
 
     @property
     def template(self) -> PyTree[jax.ShapeDtypeStruct]:

@@ -93,11 +93,33 @@ class Forget(Messenger):
 
     def process_message(self, msg: Message) -> None:
         """Drop the observation."""
-        if msg["type"] == "sample" and msg["name"] in self.names:
+        # An observation that is left out (obs=None) is drawn as it is.
+        if msg["type"] == "sample" and msg["name"] in self.names and msg["value"] is not None:
             fn, shape = msg["fn"], jnp.shape(msg["value"])
             batch = jnp.broadcast_shapes(fn.batch_shape, shape[: len(shape) - fn.event_dim])
             msg["fn"] = fn if batch == fn.batch_shape else fn.expand(batch)
             msg["value"], msg["is_observed"] = None, False
+
+
+class RequireShapes(Messenger):
+    """Refuses a site whose distribution has another shape than the values to be put there."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        self.shapes = shapes
+
+    def process_message(self, msg: Message) -> None:
+        """Compare; a site inside NumPyro's scan is not seen."""
+        if msg["type"] != "sample" or msg["name"] not in self.shapes:
+            return
+        expected = tuple(msg["kwargs"]["sample_shape"]) + tuple(msg["fn"].shape())
+        if expected != self.shapes[msg["name"]]:
+            raise TargetError(
+                f"with these arguments site {msg['name']!r} has the shape {expected}, but its "
+                f"draws have {self.shapes[msg['name']]}: they say nothing about other groups than "
+                "those that were fitted. Keep the number of groups, or draw new groups in the "
+                "model under another name"
+            )
 
 
 def run(model: Callable, args: tuple, kwargs: dict, *inner: Messenger) -> Recorder:
@@ -335,6 +357,25 @@ def _read(
     structure = replace(structure, row_plate=plate, follows_rows=follows)
     refuse_subsampled(structure)
     return structure
+
+
+def shapes_of_outputs(
+    model: Callable, args: tuple, kwargs: dict, outputs: Callable[[tuple, dict], Any]
+) -> Any:
+    """Shapes of what ``outputs(args, kwargs)`` gives when it runs the model; nothing is computed.
+
+    Raises
+    ------
+    TargetError
+        If the arguments do not fit the model, or if it fails on them.
+    """
+    _check_arguments(model, args, kwargs)
+    try:
+        return eqx.filter_eval_shape(outputs, args, kwargs)
+    except TargetError:
+        raise
+    except Exception as error:
+        raise _explained(model_name(model), error) from error
 
 
 def _row_plate(structure: Structure) -> Plate | None:

@@ -25,11 +25,11 @@ class ExactDraws(DirectSampler):
     exactness: ClassVar[Exactness] = "exact"
 
     def check(self, target: Energy) -> None:
-        if "log_likelihood" in target.offers:
+        if "log_likelihood" in target.offers and not getattr(target, "observes_nothing", False):
             raise TargetError(
                 "ExactDraws: this target has a likelihood, and its sample() draws from the prior. "
-                "Use a sampler of the posterior such as samplers.NUTS(); for prior draws call "
-                "target.sample(rng_key, n)"
+                "Use a sampler of the posterior such as samplers.NUTS(); for prior draws sample "
+                "target.prior, or call target.sample(rng_key, n)"
             )
 
     def draw(self, rng_key: PRNGKeyArray, target: Any, n: int) -> tuple[Position, None]:

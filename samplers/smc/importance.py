@@ -76,8 +76,9 @@ class ImportanceSampling(ParticleSampler):
     ess_kept: Float[Array, ""] = fraction("ess_kept", default=0.5)
 
     def check(self, target: Energy) -> None:
-        if not hasattr(target, "prior") and "sample" not in target.offers:
-            raise TargetError(f"ImportanceSampling draws from the prior: {target.refuse('sample')}")
+        prior = getattr(target, "prior", target)
+        if isinstance(prior, Energy) and "sample" not in prior.offers:
+            raise TargetError(f"ImportanceSampling draws from the prior: {prior.refuse('sample')}")
 
     def init(self, rng_key: PRNGKeyArray, target: Any) -> ImportanceState:
         # A posterior holds its prior; a model is its own, and its `sample` ignores the data.
