@@ -7,9 +7,11 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ppl import adapters as adapters
     from ppl import diagnostics as diagnostics
     from ppl.calibrate import calibrate as calibrate
     from ppl.compare import compare as compare
+    from ppl.diagnostics.loo import loo as loo
     from ppl.draws import Draws as Draws
     from ppl.draws import Estimate as Estimate
     from ppl.draws import load as load
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ppl.calibrate": ("calibrate",),
     "ppl.compare": ("compare",),
+    "ppl.diagnostics.loo": ("loo",),
     "ppl.draws": ("Draws", "Estimate", "load"),
     "ppl.energy": (
         "Energy",
@@ -84,10 +87,10 @@ def __getattr__(name: str) -> Any:
         return value
     if name == "__version__":
         return metadata.version("ppl")
-    if name in ("diagnostics", "sharding", "weights"):
+    if name in ("adapters", "diagnostics", "sharding", "weights"):
         return import_module(f"ppl.{name}")
     raise AttributeError(f"module 'ppl' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "diagnostics"]
+    return [*__all__, "adapters", "diagnostics"]

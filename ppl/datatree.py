@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +105,19 @@ def _storable(array: np.ndarray) -> np.ndarray:
 # The tree -------------------------------------------------------------------------------------
 
 
-def build(draws: Draws, rng_key: Any, max_bytes: float | int) -> Any:
+def build(
+    draws: Draws, rng_key: Any, max_bytes: float | int, groups: Sequence[str] | None = None
+) -> Any:
     """Build the DataTree of `Draws.to_arviz`."""
-    return _build(draws, rng_key, max_bytes)[0]
+    wanted = PREDICTIVE if groups is None else tuple(groups)
+    if unknown := [name for name in wanted if name not in PREDICTIVE]:
+        raise ValueError(f"groups are {', '.join(PREDICTIVE)}; got {', '.join(map(str, unknown))}")
+    return _build(draws, rng_key, max_bytes, wanted)[0]
 
 
-def _build(draws: Draws, rng_key: Any, max_bytes: float | int) -> tuple[Any, _Namer]:
+def _build(
+    draws: Draws, rng_key: Any, max_bytes: float | int, wanted: Sequence[str] = PREDICTIVE
+) -> tuple[Any, _Namer]:
     import xarray
 
     namer = _Namer(*draws.labels)
@@ -129,7 +136,7 @@ def _build(draws: Draws, rng_key: Any, max_bytes: float | int) -> tuple[Any, _Na
         groups["sample_stats"] = _dataset(stats, namer)
     known = {name: dataset for name, dataset in stored.items() if name not in _OWN}
     if not known and draws.target is not None and draws.num_samples:
-        known = _model_groups(draws, equal, namer, rng_key, max_bytes)
+        known = _model_groups(draws, equal, namer, rng_key, max_bytes, wanted)
     return xarray.DataTree.from_dict({f"/{name}": x for name, x in (groups | known).items()}), namer
 
 
@@ -152,56 +159,60 @@ def _equally_weighted(draws: Draws, rng_key: Any) -> tuple[Draws, dict[str, Any]
 
 
 def _model_groups(
-    original: Draws, draws: Draws, namer: _Namer, rng_key: Any, max_bytes: float | int
+    original: Draws,
+    draws: Draws,
+    namer: _Namer,
+    rng_key: Any,
+    max_bytes: float | int,
+    wanted: Sequence[str],
 ) -> dict[str, Any]:
-    """Compute groups of a model with data: what it offers, and what it can compute."""
+    """Compute groups of a model with data: what is wanted, offered, and can be computed."""
     target = original.target
     observed = dict(getattr(target, "observed_data", {}))
     if not observed:
         return {}
-    offers = target.offers
-    groups = {"observed_data": _dataset(observed, namer, lead=())}
     numbers = sum(np.size(x) for x in observed.values())
     step = max(1, -(-numbers * 4 * draws.num_chains * draws.num_samples // int(max_bytes)))
     kept = np.arange(0, draws.num_samples, step)
     count = max(1, min(PRIOR_DRAWS, int(max_bytes // (4 * numbers))))
-    # The report and the file ask for the same groups.
-    key = ("groups", step, count)
-    if isinstance(rng_key, int) and rng_key == 0 and key in original.cache:
-        return original.cache[key]
     latent = {name: value[:, kept] for name, value in draws.values.items()}
     attrs = {"thinned_by": step} if step > 1 else {}
     key_prior, key_posterior = jax.random.split(as_key(rng_key))
 
-    def prior() -> None:
+    def prior() -> dict[str, Any]:
         joint = {
             k: np.asarray(v)[None] for k, v in target.prior_predictive(key_prior, count).items()
         }
         new = {name: joint.pop(name) for name in list(joint) if name in observed}
-        groups["prior"] = _dataset(joint, namer)
-        groups["prior_predictive"] = _dataset(new, namer)
+        return {"prior": _dataset(joint, namer), "prior_predictive": _dataset(new, namer)}
 
-    def likelihood() -> None:
+    def likelihood() -> dict[str, Any]:
         values = target.log_likelihood_of_draws(latent)
-        groups["log_likelihood"] = _dataset(values, namer, draw=kept, attrs=attrs)
+        return {"log_likelihood": _dataset(values, namer, draw=kept, attrs=attrs)}
 
-    def predictive() -> None:
+    def predictive() -> dict[str, Any]:
         values = target.posterior_predictive(key_posterior, latent)
-        groups["posterior_predictive"] = _dataset(values, namer, draw=kept, attrs=attrs)
+        return {"posterior_predictive": _dataset(values, namer, draw=kept, attrs=attrs)}
 
-    for capability, compute in (
-        ("prior_predictive", prior),
-        ("pointwise_log_likelihood", likelihood),
-        ("posterior_predictive", predictive),
-    ):
-        if capability not in offers:
+    parts: tuple[tuple[str, set[str], Callable[[], dict[str, Any]]], ...] = (
+        ("prior_predictive", {"prior", "prior_predictive"}, prior),
+        ("pointwise_log_likelihood", {"log_likelihood"}, likelihood),
+        ("posterior_predictive", {"posterior_predictive"}, predictive),
+    )
+    groups = {"observed_data": _dataset(observed, namer, lead=())}
+    # The report and the file ask for the same groups, LOO for one of them.
+    reused = isinstance(rng_key, int) and rng_key == 0
+    cache = original.cache.setdefault(("groups", step, count), {}) if reused else {}
+    for capability, names, compute in parts:
+        if capability not in target.offers or not names & set(wanted):
             continue
         try:
-            compute()
+            if capability not in cache:
+                cache[capability] = compute()
         except Exception as error:  # the user's model runs here; the draws are worth more
             warnings.warn(f"no {capability}: the model failed on it: {error}", stacklevel=4)
-    if isinstance(rng_key, int) and rng_key == 0:
-        original.cache[key] = groups
+            continue
+        groups |= {name: group for name, group in cache[capability].items() if name in wanted}
     return groups
 
 

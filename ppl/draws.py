@@ -403,7 +403,13 @@ class Draws:
                 raise KeyError(unknown_name(name, known))
         return chosen
 
-    def to_arviz(self, *, rng_key: PRNGKeyArray | int = 0, max_bytes: float | int = 1e9) -> Any:
+    def to_arviz(
+        self,
+        *,
+        rng_key: PRNGKeyArray | int = 0,
+        max_bytes: float | int = 1e9,
+        groups: Sequence[str] | None = None,
+    ) -> Any:
         """As an ArviZ DataTree.
 
         Groups: posterior and sample_stats; for a NumPyro target with data also observed_data,
@@ -418,6 +424,9 @@ class Draws:
             For predictive draws and resampling.
         max_bytes
             A group that would be larger holds evenly spaced draws only, as its attributes say.
+        groups
+            Which of ``prior``, ``prior_predictive``, ``log_likelihood`` and
+            ``posterior_predictive`` to compute; all by default. The others cost nothing.
 
         Returns
         -------
@@ -425,7 +434,7 @@ class Draws:
         """
         from ppl.datatree import build
 
-        return build(self, rng_key, max_bytes)
+        return build(self, rng_key, max_bytes, groups)
 
     def save(self, path: str | Path) -> None:
         """Write everything but target and sampler to one NetCDF file, all or nothing.

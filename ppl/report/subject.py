@@ -205,7 +205,8 @@ class Subject:
     @cached_property
     def tree(self) -> Any:
         """The draws as ArviZ sees them, for prior and predictive groups."""
-        return self.draws.to_arviz(max_bytes=GROUP_BYTES)
+        groups = ("prior", "prior_predictive", "posterior_predictive")
+        return self.draws.to_arviz(max_bytes=GROUP_BYTES, groups=groups)
 
     def group(self, name: str) -> dict[str, np.ndarray]:
         """Arrays of a group of the tree, (chain, draw, ...); empty when there is no such group."""
