@@ -60,19 +60,19 @@ class Energy(eqx.Module):
     What else a target can do is listed in `offers`, so that a sampler can be refused before
     anything is compiled:
 
-    ==================  ========================================================================
-    ``log_density``     ``log_density(position)``
-    ``gradient``        the same, and every leaf of the position is a float
-    ``log_parts``       ``log_parts(position) -> (log_prior, log_likelihood)``
-    ``sample``          ``sample(rng_key, n)``: exact draws
-    ``simulate``        ``simulate(rng_key) -> (position, target)``: a draw from the prior, and the
-                        target of data drawn given it
-    ``replicate``       ``replicate(rng_key, position)``: the target of its own data and of data
-                        drawn given a position
-    ``log_likelihood_at``  ``log_likelihood_at(position, indices)`` and ``num_data``
-    ``log_normalizer``  the known log Z of ``log_density``
-    ``data``            a data set to learn from
-    ==================  ========================================================================
+    ======================  ====================================================================
+    ``log_density``         ``log_density(position)``
+    ``gradient``            the same, and every leaf of the position is a float
+    ``log_parts``           ``log_parts(position) -> (log_prior, log_likelihood)``
+    ``sample``              ``sample(rng_key, n)``: exact draws
+    ``simulate``            ``simulate(rng_key) -> (position, target)``: a draw from the prior, and
+                            the target of data drawn given it
+    ``replicate``           ``replicate(rng_key, position)``: the target of its own data and of
+                            data drawn given a position
+    ``log_likelihood_at``   ``log_likelihood_at(position, indices)`` and ``num_data``
+    ``log_normalizer``      the known log Z of ``log_density``
+    ``data``                a data set to learn from
+    ======================  ====================================================================
     """
 
     template: eqx.AbstractVar[PyTree[jax.ShapeDtypeStruct]]

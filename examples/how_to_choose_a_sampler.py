@@ -1,0 +1,92 @@
+"""
+How to choose a sampler
+=======================
+
+Start with ``NUTS``: exact, with no settings, and with a verdict that says when it was the wrong
+choice. Then ask of your target:
+
+- *Two modes or more, far apart?* No chain crosses, each tells of its own mode only, and R-hat says
+  so where the chains start in different ones. What carries weights between modes is a population:
+  particles that are tempered from the prior (``ImportanceSampling`` for a few parameters).
+- *The evidence?* Samplers with weights estimate it: ``Laplace``, ``Pathfinder``, ``GaussianVI``,
+  ``ImportanceSampling``; k-hat says how far to trust them.
+- *Hundreds of dimensions, strongly correlated?* ``NUTS`` learns a dense or low-rank metric;
+  ``AdjustedMCLMC`` costs fewer gradients where every direction has the same scale.
+- *Some hundred short chains (a GPU)?* ``ChEES`` and ``MEADS`` share what they learn.
+- *Divergences?* A funnel: write the model in its other parametrization, or raise
+  ``target_acceptance``.
+- *Discrete latent variables?* ``Gibbs``, or enumeration.
+- *Draws in a second, for a first look?* ``Pathfinder`` or ``Laplace``, corrected by their weights.
+- *No gradient?* ``RandomWalk``; ten dimensions are many.
+
+The rest of this page is what the advice rests on: equal budgets on targets whose answer is known.
+"""
+
+# %%
+# ``ppl.compare`` gives every sampler the same number of evaluations, warm-up included, and the same
+# starts, and judges the answers before it counts effective draws.
+
+import os
+
+import pandas as pd
+
+import ppl
+import samplers
+from models.targets.bimodal import bimodal
+from models.targets.funnel import Funnel
+from models.targets.gaussian import Gaussian
+from models.targets.ill_conditioned import IllConditionedGaussian
+
+smoke = os.environ.get("SMOKE") == "1"
+budget, seeds = (8_000, 1) if smoke else (100_000, 2)
+
+chosen = {
+    "NUTS": samplers.NUTS(),
+    "HMC": samplers.HMC(),
+    "AdjustedMCLMC": samplers.AdjustedMCLMC(),
+    "MALA": samplers.MALA(),
+    "RandomWalk": samplers.RandomWalk(),
+}
+if smoke:
+    chosen = {name: chosen[name] for name in ("MALA", "RandomWalk")}
+columns = ["right", "ess_min_per_1000", "ess_min_per_second", "r_hat", "bias"]
+
+
+def contest(target):
+    found = ppl.compare(target, chosen, budget=budget, num_seeds=seeds, progress=False)
+    print(found.recommendation)
+    print(found.table[columns].to_string(float_format="{:.3g}".format))
+    return found
+
+
+# %%
+# A round Gaussian in 50 dimensions: nothing to learn. Gradients pay: the random walk is far behind.
+
+round_one = contest(Gaussian(50))
+
+# %%
+# Condition number 10,000, rotated: what counts is the metric.
+
+if not smoke:
+    contest(IllConditionedGaussian())
+
+# %%
+# Neal's funnel: no step size fits both its mouth and its neck. All who follow gradients at one step
+# size have to be wrong or slow; believe the verdict, and change the parametrization.
+
+if not smoke:
+    contest(Funnel())
+
+# %%
+# Two modes far apart: chains stay where they start, and what they agree on is not the answer.
+
+if not smoke:
+    contest(bimodal())
+
+# %%
+# In one line each, on the first target: effective draws per 1,000 evaluations.
+
+gain = pd.Series({name: round_one.efficiency(name).mean() for name in chosen})
+print(gain.round(2).to_string())
+if not smoke:
+    print(f"gradients against a random walk: {gain['NUTS'] / gain['RandomWalk']:.0f} times the ESS")
