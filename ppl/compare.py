@@ -205,6 +205,7 @@ def compare(
     num_seeds: int = SEEDS,
     num_chains: int = CHAINS,
     num_warmup: int | None = None,
+    init: Any = None,
     reference: Draws | Mapping[str, Any] | None = None,
     tolerance: float | int = TOLERANCE,
     progress: bool = True,
@@ -231,6 +232,8 @@ def compare(
     num_warmup
         Steps of Markov kernels; by default what a quarter of the budget pays, between 100 and
         1000.
+    init
+        Starts of Markov kernels, as in `ppl.sample`.
     reference
         What is right: draws of the same target (see `ppl.reference`), or exact values by name, a
         mean or a tuple ``(mean, sd)``. By default exact draws, where the target has them.
@@ -294,7 +297,7 @@ def compare(
     with tqdm(total=total, desc="compare", file=sys.stderr, disable=not progress) as bar:
         for name, sampler in samplers.items():
             bar.set_postfix_str(name)
-            entered = Contestant(sampler, target, budget, num_chains, num_warmup)
+            entered = Contestant(sampler, target, budget, num_chains, num_warmup, init)
             entered.prepare(random.fold_in(rng_key, PILOT))
             bar.update()
             trials = []

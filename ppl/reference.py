@@ -63,6 +63,7 @@ def reference(
     num_samples: int = DRAWS,
     num_chains: int = CHAINS,
     num_warmup: int | None = None,
+    init: Any = None,
     progress: bool = True,
 ) -> Draws:
     """Draws that may stand for the truth about a target, with their certificate as a note.
@@ -77,7 +78,7 @@ def reference(
         random walk, or tempered SMC, do not. May be left out for a target that offers exact draws.
     rng_key
         As in `ppl.sample`.
-    num_samples, num_chains, num_warmup
+    num_samples, num_chains, num_warmup, init
         Of Markov kernels. Particle samplers make 16 runs, all others draw
         ``num_samples * num_chains`` times.
     progress
@@ -118,7 +119,7 @@ def reference(
         match sampler:
             case MarkovKernel():
                 sizes = {"num_samples": num_samples, "num_chains": num_chains}
-                sizes["num_warmup"] = num_warmup
+                sizes |= {"num_warmup": num_warmup, "init": init}
             case ParticleSampler():
                 sizes = {"num_chains": RUNS}
             case _:

@@ -101,6 +101,7 @@ class Contestant:
     budget: Budget
     num_chains: int
     num_warmup: int | None = None
+    init: Any = None
     compile_seconds: float = 0.0
     reason: str = field(default="", init=False)
     _step: float = field(default=1.0, init=False)  # what one step of all chains costs
@@ -146,7 +147,8 @@ class Contestant:
 
     def _pilot(self, kernel: MarkovKernel, rng_key: PRNGKeyArray) -> None:
         warmup = MIN_WARMUP if self.num_warmup is None else self.num_warmup
-        sizes = {"num_samples": PILOT_DRAWS, "num_chains": self.num_chains, "progress": False}
+        sizes: dict[str, Any] = {"num_samples": PILOT_DRAWS, "num_chains": self.num_chains}
+        sizes |= {"init": self.init, "progress": False}
         draws = _sample(kernel, self.target, rng_key, num_warmup=warmup, **sizes)
         if isinstance(self.budget, Elapsed):  # again: the first time compiled
             draws = _sample(kernel, self.target, rng_key, num_warmup=warmup, **sizes)
@@ -178,7 +180,7 @@ class Contestant:
         draws = _sample(
             kernel, self.target, rng_key,
             num_samples=max(1, math.ceil(most)), num_chains=self.num_chains,
-            num_warmup=self.num_warmup, until=until, progress=False,
+            num_warmup=self.num_warmup, init=self.init, until=until, progress=False,
         )  # fmt: skip
         warmup = max(_phases(draws, "start", "warmup"))
         if isinstance(self.budget, Elapsed):

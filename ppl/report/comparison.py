@@ -130,8 +130,6 @@ def agreement(subjects: Sequence[Subject]) -> Section | None:
         if apart
         else f"No mean differs by more than {DISAGREEMENT:.0f} standard errors."
     )
-    if len({subject.draws.run.target for subject in subjects}) > 1:
-        words += " (Their targets go by different names: this presumes that parameters do not.)"
     head = ["", *(subject.name for subject in subjects), "difference"]
     table = Table(head, rows, caption, "Means by sampler")
     panels = [_overlay(common[i], subjects, at[:, i]) for i in order]

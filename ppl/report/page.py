@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ppl.draws import PHASES, Draws
+from ppl.same_target import require_same_target
 
 
 def report(draws: Draws | Mapping[str, Draws], path: str | os.PathLike[str]) -> Path:
@@ -32,7 +33,7 @@ def report(draws: Draws | Mapping[str, Draws], path: str | os.PathLike[str]) -> 
     Raises
     ------
     ValueError
-        If there are no draws to report.
+        If there are no draws to report, or draws of different targets.
     IsADirectoryError
         If ``path`` is a folder.
     """
@@ -40,6 +41,8 @@ def report(draws: Draws | Mapping[str, Draws], path: str | os.PathLike[str]) -> 
     _check_file(path)
     if isinstance(draws, Mapping) and not draws:
         raise ValueError("no draws to report: the mapping is empty")
+    if isinstance(draws, Mapping):
+        require_same_target(draws)
     return write(path, html(draws))
 
 
@@ -53,8 +56,7 @@ def html(draws: Draws | Mapping[str, Draws]) -> str:
             Subject(each, str(name), f"s{i + 1}-") for i, (name, each) in enumerate(draws.items())
         ]
         shared = [comparison.overview(subjects), comparison.agreement(subjects)]
-        targets = dict.fromkeys(subject.draws.run.target for subject in subjects)
-        title = " · ".join(targets)
+        title = subjects[0].draws.run.target
     else:
         subjects, shared = [Subject(draws)], []
         title = draws.run.target
