@@ -1,4 +1,4 @@
-"""The command line: ``ppl sample``, ``ppl report``, ``ppl compare``, ``ppl list``.
+"""The command line: ``ppl sample``, ``report``, ``calibrate``, ``compare``, ``list``.
 
 The only place that looks samplers and models up by name, by importing what the user names.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ppl import commands
-from ppl.commands import CHECKPOINT, DRAWS, INTERRUPTED, REPORT, SUMMARY
+from ppl.commands import CHECKPOINT, DRAWS, INTERRUPTED, RANKS, REPORT, SUMMARY
 from ppl.modelfile import NEIGHBORS, OPTIONS
 
 CODES = """\
@@ -93,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    subparsers = parser.add_subparsers(required=True, metavar="sample | report | compare | list")
+    subparsers = parser.add_subparsers(
+        required=True, metavar="sample | report | calibrate | compare | list"
+    )
 
     def command(name: str, run: Callable, text: str) -> argparse.ArgumentParser:
         made = subparsers.add_parser(
@@ -109,37 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sample = command("sample", commands.sample, "draw from a model's posterior and judge the draws")
     _add_model(sample)
-    sample.add_argument(
-        "--sampler",
-        required=True,
-        metavar="NAME",
-        help="as in `ppl list`, or file.py:Class of your own",
-    )
-    sample.add_argument(
-        "--out",
-        required=True,
-        metavar="DIR",
-        help=f"folder for {DRAWS}, {SUMMARY}, {REPORT} and {CHECKPOINT}/",
-    )
-    sample.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a field of the sampler, or one of " + ", ".join(OPTIONS),
-    )
-    sample.add_argument("--seed", type=int, metavar="N", help="random key (0)")
-    sample.add_argument("--chains", type=int, metavar="N", help="chains, or independent runs")
-    sample.add_argument("--samples", type=int, metavar="N", help="draws in each chain (1000)")
-    sample.add_argument("--warmup", type=int, metavar="N", help="warm-up steps (1000)")
-    again = sample.add_mutually_exclusive_group()
-    again.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the run in --out, if there is one; more --samples extend it",
-    )
-    again.add_argument("--overwrite", action="store_true", help="replace the run in --out")
-    _add_quiet(sample)
+    _add_run(sample, f"folder for {DRAWS}, {SUMMARY}, {REPORT} and {CHECKPOINT}/")
 
     report = command(
         "report", commands.report, "write the report of a run, or of several side by side"
@@ -152,6 +124,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--out", metavar="FILE", help=f"where to write it (RUN/{REPORT})")
     _add_quiet(report)
+
+    calibrate = command(
+        "calibrate",
+        commands.calibrate,
+        "check a sampler on data simulated from a model (simulation-based calibration)",
+    )
+    _add_model(calibrate)
+    _add_run(calibrate, f"folder for {RANKS}, {REPORT} and {CHECKPOINT}/")
+    calibrate.add_argument(
+        "--num-simulations", type=int, default=200, metavar="N", help="simulated data sets (200)"
+    )
+    calibrate.add_argument(
+        "--around-data",
+        action="store_true",
+        help="simulate around the given data, from the posterior instead of the prior",
+    )
 
     compare = command(
         "compare", commands.compare, "run several samplers on one model and say which to use"
@@ -192,6 +180,36 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="JSON, CSV or NPZ with the model's arguments by name; may be repeated. "
         "By default data() of the model's module, where there is one",
     )
+
+
+def _add_run(parser: argparse.ArgumentParser, out: str) -> None:
+    parser.add_argument(
+        "--sampler",
+        required=True,
+        metavar="NAME",
+        help="as in `ppl list`, or file.py:Class of your own",
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help=out)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a field of the sampler, or one of " + ", ".join(OPTIONS),
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="random key (0)")
+    parser.add_argument("--chains", type=int, metavar="N", help="chains, or independent runs")
+    parser.add_argument("--samples", type=int, metavar="N", help="draws in each chain")
+    parser.add_argument("--warmup", type=int, metavar="N", help="warm-up steps (1000)")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out, if there is one; more --samples of `ppl sample` extend "
+        "it",
+    )
+    again.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    _add_quiet(parser)
 
 
 def _add_quiet(parser: argparse.ArgumentParser) -> None:

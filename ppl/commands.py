@@ -1,4 +1,4 @@
-"""What ``ppl sample``, ``ppl report``, ``ppl compare`` and ``ppl list`` do."""
+"""What ``ppl sample``, ``report``, ``calibrate``, ``compare`` and ``list`` do."""
 
 import argparse
 import contextlib
@@ -24,6 +24,7 @@ from ppl.modelfile import (
 
 OK, NOT_TRUSTED, BAD_INPUT, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 DRAWS, SUMMARY, REPORT, CHECKPOINT = "draws.nc", "summary.csv", "report.html", "checkpoint"
+RANKS = "ranks.csv"
 MAX_ROWS = 40  # of the summary that is printed
 
 
@@ -143,6 +144,41 @@ def _load(run: Path) -> Any:
         return ppl.load(place)
 
 
+def calibrate(options: argparse.Namespace) -> int:
+    """Run ``ppl calibrate``."""
+    import ppl
+    from ppl.checkpoint import write_atomically
+    from ppl.sampler import DirectSampler
+
+    out, say = Path(options.out), _Teller(quiet=options.quiet)
+    _check_folder(out, resume=options.resume, overwrite=options.overwrite)
+    cls = sampler_class(options.sampler)
+    fields, sizes = split_settings(options, cls)
+    if "thin" in sizes:
+        raise InputError("calibrate thins each fit by its effective size: it takes no thin")
+    sampler = make_sampler(cls, fields)
+    with input_errors():
+        target, source = load_target(options.model, options.data)
+    say.aside(f"data: {source}" if source else "")
+    if options.overwrite:
+        _clear(out)
+    with _saving(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with input_errors(), _saving(out):
+        result = ppl.calibrate(
+            target, sampler, num_simulations=options.num_simulations,
+            around_data=options.around_data, progress=not options.quiet,
+            checkpoint=None if isinstance(sampler, DirectSampler) else out / CHECKPOINT, **sizes,
+        )  # fmt: skip
+    with _saving(out):
+        text = result.ranks.to_csv()
+        write_atomically(out / RANKS, lambda file: file.write(text.encode()))
+        result.report(out / REPORT)
+    _say_judgement(result.judgement, say)
+    say(f"{out / RANKS}  {out / REPORT}")
+    return OK if result.passed else NOT_TRUSTED
+
+
 def compare(options: argparse.Namespace) -> int:
     """Run ``ppl compare``."""
     import ppl
@@ -211,7 +247,7 @@ def _check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
 
 def _clear(out: Path) -> None:
     """Remove the files of an earlier run; whatever else is in the folder stays."""
-    for name in (DRAWS, SUMMARY, REPORT):
+    for name in (DRAWS, SUMMARY, RANKS, REPORT):
         (out / name).unlink(missing_ok=True)
     if (out / CHECKPOINT).is_dir():
         shutil.rmtree(out / CHECKPOINT)
@@ -261,7 +297,11 @@ def _say_verdict(draws: Any, say: _Teller) -> int:
     from ppl.diagnostics.convergence import judge
 
     verdict = judge(draws)
+    _say_judgement(verdict, say)
+    return OK if verdict.status in ("good", "caution") else NOT_TRUSTED
+
+
+def _say_judgement(verdict: Any, say: _Teller) -> None:
     say(verdict.headline)
     for line in (*verdict.reasons, *(f"To do: {advice}" for advice in verdict.advice)):
         say(textwrap.fill(line, 100, initial_indent="- ", subsequent_indent="  "))
-    return OK if verdict.status in ("good", "caution") else NOT_TRUSTED

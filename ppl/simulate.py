@@ -19,6 +19,7 @@ Observed sites draw anew, and the model is given the new data as its user would 
   Such a model is calibrated given the rest of its data: new values are drawn given the *old* lags.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
@@ -140,8 +141,12 @@ def simulate(program: Any, rng_key: PRNGKeyArray, generator: Any = None) -> tupl
     seed = handlers.seed(rng_seed=rng_key)
     sites = run(generator.model, generator.args, generator.kwargs, seed, forget).sites
     values = {name: site["value"] for name, site in sites.items() if site["type"] != "plate"}
-    fitted = with_data(program, {n: values[n] for n in generator.observed_names}, generator)
-    return jax.tree.map(finite, fitted.unconstrain(values)), fitted
+    data = {name: values[name] for name in generator.observed_names}
+    fitted = with_data(program, data, generator)
+    position = jax.tree.map(finite, fitted.unconstrain(values))
+    if generator is program:
+        return position, fitted
+    return position, Fitted(fitted, with_data(generator, data, generator))  # pyright: ignore[reportCallIssue]
 
 
 class Generated(eqx.Module):
@@ -229,16 +234,10 @@ class Observe(Messenger):
             msg["value"] = jnp.asarray(new, jnp.result_type(msg["value"]))
 
 
-class Replicated(Energy):
-    """A model with its data and a replication of them: ``p(theta) p(y | theta) p(y* | theta)``."""
+class Wrapped(Energy):
+    """Abstract: a target on the space of a model. Subclasses are final and give ``log_parts``."""
 
-    program: Any
-    replica: Any
-
-    @property
-    def programs(self) -> tuple[Any, Any]:
-        """The model of either set of data."""
-        return self.program, self.replica
+    program: eqx.AbstractVar[Any]
 
     @property
     def template(self) -> PyTree[jax.ShapeDtypeStruct]:
@@ -248,13 +247,12 @@ class Replicated(Energy):
     def offers(self) -> frozenset[str]:
         return self._with_gradient("log_density", "log_parts", "log_likelihood")
 
+    @abstractmethod
     def log_parts(self, position: Position) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Log prior, and log likelihood of both sets of data."""
-        log_prior, log_likelihood = self.program.log_parts(position)
-        return log_prior, log_likelihood + self.replica.log_likelihood(position)
+        """Log prior and log likelihood."""
 
     def log_likelihood(self, position: Position) -> Float[Array, ""]:
-        """Log likelihood of both sets of data."""
+        """Log likelihood of a position."""
         return self.log_parts(position)[1]
 
     def log_density(self, position: Position) -> Float[Array, ""]:
@@ -273,6 +271,10 @@ class Replicated(Energy):
     def outputs(self, position: Position) -> Any:
         return self.program.outputs(position)
 
+    def sample(self, rng_key: PRNGKeyArray, n: int) -> Position:
+        """Draw from the model's prior, where it has one."""
+        return self.program.sample(rng_key, n)
+
     @property
     def dims(self) -> dict[str, list[str]]:
         """As the model's."""
@@ -282,6 +284,43 @@ class Replicated(Energy):
     def coords(self) -> dict[str, Any]:
         """As the model's."""
         return self.program.coords
+
+
+class Replicated(Wrapped):
+    """A model with its data and a replication of them: ``p(theta) p(y | theta) p(y* | theta)``."""
+
+    program: Any
+    replica: Any
+
+    @property
+    def programs(self) -> tuple[Any, Any]:
+        """The model of either set of data."""
+        return self.program, self.replica
+
+    def log_parts(self, position: Position) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Log prior, and log likelihood of both sets of data."""
+        log_prior, log_likelihood = self.program.log_parts(position)
+        return log_prior, log_likelihood + self.replica.log_likelihood(position)
+
+
+class Fitted(Wrapped):
+    """A model fitted to data, beside the model that generated them."""
+
+    program: Any
+    origin: Any
+
+    @property
+    def offers(self) -> frozenset[str]:
+        prior = ("sample",) if "sample" in self.program.offers else ()
+        return self._with_gradient("log_density", "log_parts", "log_likelihood", *prior)
+
+    def log_parts(self, position: Position) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Log prior and log likelihood as they are fitted."""
+        return self.program.log_parts(position)
+
+    def log_parts_of_origin(self, position: Position) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Log prior and log likelihood of the same values as they were generated."""
+        return self.origin.log_parts(self.origin.unconstrain(self.constrain(position)))
 
 
 # Where data come from -------------------------------------------------------------------------

@@ -93,6 +93,11 @@ def described(label: str, kind: str, test: Uniformity, u: np.ndarray) -> str:
     return f"draws of {label} are {' and '.join(parts)}"
 
 
+def shown(p_value: Any) -> str:
+    """A p-value in words; rounding leaves nothing of those below 1e-12."""
+    return f"p = {p_value:.2g}" if p_value > 1e-12 else "p < 1e-12"
+
+
 def judge(
     table: Any,
     effective: Any,
@@ -162,7 +167,7 @@ def _advice(off: Any, settings: dict[str, Any]) -> str:
             "them, or an exact sampler."
         )
     likelihood = off["shift"].get("log_likelihood", 0.0)
-    prior = off["shift"].get("log_prior", 0.0)
+    prior = off["shift"].get("log_prior", off["shift"].get("log_prior of the generator", 0.0))
     if likelihood > 0:
         return (
             "The draws fit the data better than the truth does: a prior is missing or too weak, or "
@@ -175,7 +180,10 @@ def _advice(off: Any, settings: dict[str, Any]) -> str:
             "is fitted is not the one that generates."
         )
     if prior:
-        return "Compare the prior that is fitted with the one that generates, site by site."
+        return (
+            "Compare the prior that is fitted with the one that generates, site by site and "
+            "log-Jacobians included. Where all widths are off alike, look for a scale."
+        )
     width = off["width"]
     if (width < 0.93).any() and not (width > 1.07).any():
         return (

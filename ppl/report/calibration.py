@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ppl.diagnostics.calibration import rate_of
+from ppl.diagnostics.calibration import rate_of, shown
 from ppl.diagnostics.convergence import Verdict
 from ppl.diagnostics.uniformity import band, points
 from ppl.report import plots
@@ -132,7 +132,7 @@ def rank_panel(subject: Subject, label: str) -> plots.Panel | None:
         chart.band(x, lower, upper)
     chart.guide(y=0.0)
     chart.line(x, difference, "bad" if off else "c0")
-    return plots.Panel(label, chart.svg(), f"off, p = {row['p_value']:.2g}" if off else "")
+    return plots.Panel(label, chart.svg(), f"off, {shown(row['p_value'])}" if off else "")
 
 
 def _closed(inside: np.ndarray) -> np.ndarray:
