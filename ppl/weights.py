@@ -306,6 +306,7 @@ def evidence_estimate(log_weights: Float[np.ndarray, "runs n"]) -> Estimate:
 # Tails ----------------------------------------------------------------------------------------
 
 MIN_DRAWS_KHAT = 25
+EQUAL = 1e-3  # nats: weights that differ by less are equal up to rounding of the density
 
 
 def khat_threshold(n: int) -> float:
@@ -351,7 +352,7 @@ def pareto_smooth(
     if positive.size == 0:
         return normalized, math.inf
     tail = np.sort(positive)[-_tail_size(positive.size) :]
-    if tail[-1] - tail[0] < 1e-12:
+    if tail[-1] - tail[0] < EQUAL:
         return normalized, -math.inf
     if positive.size < MIN_DRAWS_KHAT:
         return normalized, math.nan

@@ -9,6 +9,10 @@ be absent.
 Chains are judged by R-hat and effective size, weighted draws by k-hat and Kish's size: resampled or
 independent particles have an R-hat of 1 whatever they are worth. Biased samplers never get better
 than ``caution``: their draws say that they agree with each other, not how far from the target.
+
+Draws that agree with each other are compared with the target by its gradient (see `stein`; at most
+1,000 draws, so that it costs less than the run): a sampler with too large a step, or a kernel with
+a mistake in it, has a perfect R-hat.
 """
 
 import math
@@ -23,6 +27,7 @@ from ppl.diagnostics import bfmi as energy_fraction
 from ppl.diagnostics.clusters import clusters
 from ppl.diagnostics.divergences import concentration
 from ppl.diagnostics.rhat_ess import ChainStatistics, chain_statistics, rhat
+from ppl.diagnostics.stein import SteinTest, stein_test
 from ppl.diagnostics.table import run_means, scalars, statistics_of
 from ppl.draws import Draws
 
@@ -31,6 +36,9 @@ MIN_INDEPENDENT = 25
 MAX_SCALARS = 5000
 RHAT_GOOD, RHAT_BAD = 1.01, 1.05
 ESS_BAD = 100
+# Of the Stein test. A run that claims to be exact is not accused by one chance in a hundred.
+LEVELS = {"biased": 0.01, "asymptotically exact": 0.001, "exact": 0.001}
+MAX_STEIN_DRAWS, MAX_STEIN_DIMENSION = 1000, 500
 
 type Status = Literal["good", "caution", "bad", "unknown"]
 _ORDER = ("note", "good", "caution", "unknown", "bad")
@@ -87,6 +95,8 @@ def judge(draws: Draws) -> Verdict:
         findings = list(_chains(draws, measures))
     else:
         findings = list(_population(draws, measures))
+    if all(f.weight not in ("bad", "unknown") for f in findings):
+        findings += _against_the_target(draws, measures)
     findings += _common(draws)
     findings.sort(key=lambda f: -_ORDER.index(f.weight))
     heaviest = findings[0].weight if findings else "good"
@@ -106,6 +116,15 @@ _RESAMPLED = Finding(
     "These draws were resampled; copies of one ancestor look like agreement, so nothing can be "
     "judged from them.",
     "Judge the draws they came from.",
+)
+
+
+_FUNNEL = Finding(
+    "bad",
+    "Slow mixing, divergent trajectories and a low E-BFMI come together: each may be harmless, all "
+    "three are what a funnel does, whose neck these draws have hardly entered.",
+    "Write the hierarchy non-centred (theta = mu + tau * z, z ~ N(0, 1)); a smaller step size "
+    "alone does not help.",
 )
 
 
@@ -169,6 +188,49 @@ def _common(draws: Draws) -> Iterator[Finding]:
         yield Finding("note", "The run was interrupted; these are the draws up to then.")
 
 
+def _against_the_target(draws: Draws, measures: list[Measure]) -> Iterator[Finding]:
+    test = _stein(draws)
+    if test is None:
+        return
+    level = LEVELS[draws.run.exactness]
+    passed = test.p_value > level
+    measures.append(Measure("stein p-value", test.p_value, f"> {level}", passed))
+    if passed:
+        return
+    biased = draws.run.exactness == "biased"
+    yield Finding(
+        "bad",
+        "The draws agree with each other, but not with the target: by its gradient, "
+        f"{test.num_draws} of them are not draws of it (Stein test, p = {test.p_value:.2g}).",
+        "Use a smaller step size (or more steps, or longer training), or an exact sampler."
+        if biased
+        else f"{draws.run.sampler_name} claims to be exact: look for a mistake in the kernel or in "
+        "the density (a gradient cut by stop_gradient or jnp.where). Or tails were not reached.",
+    )
+
+
+def _stein(draws: Draws) -> SteinTest | None:
+    """Test of unweighted draws by the gradient of their target; None where it cannot be had."""
+    target = draws.target
+    offers = getattr(target, "offers", frozenset())
+    leaves = _leaves(draws)
+    dimension = sum(math.prod(leaf.shape[2:]) for leaf in leaves)
+    if (
+        draws.log_weights is not None
+        or draws.run.kind not in ("markov", "direct", "learned")
+        or "gradient" not in offers
+        or not 0 < dimension <= MAX_STEIN_DIMENSION
+    ):
+        return None
+    if "stein" not in draws.cache:
+        try:
+            result = stein_test(draws, num_bootstrap=999, max_draws=MAX_STEIN_DRAWS)
+        except (ValueError, ArithmeticError):  # too few effective draws, or no finite gradient
+            result = None
+        draws.cache["stein"] = result
+    return draws.cache["stein"]
+
+
 # Chains ---------------------------------------------------------------------------------------
 
 
@@ -199,8 +261,13 @@ def _chains(draws: Draws, measures: list[Measure]) -> Iterator[Finding]:
     disagreements = list(_mixing(draws, labels, x, statistics, measures))
     yield from disagreements
     mixed = all(finding.weight != "bad" for finding in disagreements)
-    yield from _effective(draws, labels, statistics, measures, mixed=mixed)
-    yield from _hamiltonian(draws, labels, x, measures)
+    scarce = list(_effective(draws, labels, statistics, measures, mixed=mixed))
+    yield from scarce
+    trajectories = list(_hamiltonian(draws, labels, x, measures))
+    yield from trajectories
+    failed = {measure.name for measure in measures if measure.passed is False}
+    if (disagreements or scarce) and {"divergences", "bfmi"} <= failed:
+        yield _FUNNEL
     if draws.num_chains == 1:
         yield Finding(
             "caution",
