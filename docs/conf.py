@@ -27,6 +27,7 @@ extensions = [
 exclude_patterns = ["_build", "_ext"]
 default_role = "py:obj"
 add_module_names = False
+highlight_language = "none"  # formulas; code says that it is Python
 
 # Prose ------------------------------------------------------------------------------------------
 
@@ -42,6 +43,7 @@ autosummary_generate = True
 napoleon_google_docstring = False
 napoleon_custom_sections = [("Differences from the paper", "notes_style")]
 napoleon_use_rtype = False
+napoleon_attr_annotations = False
 napoleon_use_ivar = True  # attributes in a list, not described a second time
 
 # Examples ---------------------------------------------------------------------------------------
@@ -57,6 +59,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "copyfile_regex": r"^$",
     "show_signature": False,
+    "capture_repr": (),  # what an example prints, and nothing else
 }
 
 # Pages ------------------------------------------------------------------------------------------

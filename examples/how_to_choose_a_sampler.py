@@ -27,6 +27,7 @@ The rest of this page is what the advice rests on: equal budgets on targets whos
 # starts, and judges the answers before it counts effective draws.
 
 import os
+import textwrap
 
 import pandas as pd
 
@@ -54,7 +55,8 @@ columns = ["right", "ess_min_per_1000", "ess_min_per_second", "r_hat", "bias"]
 
 def contest(target):
     found = ppl.compare(target, chosen, budget=budget, num_seeds=seeds, progress=False)
-    print(found.recommendation)
+    for line in str(found.recommendation).splitlines():
+        print(textwrap.fill(line, 88, subsequent_indent="    "))
     print(found.table[columns].to_string(float_format="{:.3g}".format))
     return found
 

@@ -69,8 +69,9 @@ def paper(row: samplers.Method) -> str:
 
 
 def needs(row: samplers.Method) -> str:
-    """What the target must offer, in words."""
-    return ", ".join(name.replace("_", "-") for name in sorted(row.needs))
+    """What the target must offer, in words; a gradient brings its log-density along."""
+    names = set(row.needs) - ({"log_density"} if "gradient" in row.needs else set())
+    return ", ".join(name.replace("_", "-") for name in sorted(names))
 
 
 def examples(row: samplers.Method) -> list[str]:
@@ -117,7 +118,7 @@ and the verdict on them says so. The *core* serves any target with good defaults
 ```
 """
 
-PAGE = """# {row.name}: {title}
+PAGE = """# {row.name}: {row.title}
 
 | draws are | needs | costs | tier | paper | in the examples |
 | --- | --- | --- | --- | --- | --- |
@@ -145,10 +146,7 @@ MODULE = """## {name}
 def page(row: samplers.Method) -> str:
     """Page of one method: its row, then the docstrings of its module and class."""
     links = ", ".join(f"[{name.replace('_', ' ')}](../examples/{name})" for name in examples(row))
-    title = row.title[0].lower() + row.title[1:] if row.title[1:2].islower() else row.title
-    return PAGE.format(
-        row=row, title=title, needs=needs(row), paper=paper(row), examples=links or "none"
-    )
+    return PAGE.format(row=row, needs=needs(row), paper=paper(row), examples=links or "none")
 
 
 def write(path: Path, text: str) -> None:
