@@ -7,57 +7,48 @@ quantity f the rank of f(theta*) among the f(theta_l) is uniform on 0, ..., L [1
 gives one rank a quantity; `ppl.diagnostics.uniformity` tests them and
 `ppl.diagnostics.calibration` says in words what is off.
 
-Draws of a chain depend on each other, so each quantity is thinned to its effective number, fit by
-fit. As L then differs, a rank r is kept as u = (r + v) / (L + 1) with v uniform on (0, 1), ties
-broken at random: exactly uniform for any L.
+How draws become independent and ranks uniform: `ppl.ranks`. What is simulated: `ppl.simulate`.
 
 References
 ----------
 .. [1] S. Talts, M. Betancourt, D. Simpson, A. Vehtari, A. Gelman, "Validating Bayesian inference
    algorithms with simulation-based calibration", 2018, arXiv:1804.06788. Algorithms 1 and 2.
-.. [2] M. Modrák, A. H. Moon, S. Kim, P. Bürkner, N. Huurre, K. Faltejsková, A. Gelman, A. Vehtari,
-   "Simulation-based calibration checking for Bayesian computation: the choice of test quantities
-   shapes sensitivity", Bayesian Analysis, 2023, arXiv:2211.02383.
-.. [3] T. Säilynoja, M. Schmitt, P.-C. Bürkner, A. Vehtari, "Posterior SBC: simulation-based
+.. [2] T. Säilynoja, M. Schmitt, P.-C. Bürkner, A. Vehtari, "Posterior SBC: simulation-based
    calibration checking conditional on data", 2025, arXiv:2502.03279.
 """
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
 from ppl import about, keys, weights
 from ppl.calling import CallableModule
 from ppl.diagnostics.calibration import judge, tests_of
-from ppl.diagnostics.convergence import MAX_SCALARS, Verdict, stuck_chains
+from ppl.diagnostics.convergence import Verdict
 from ppl.diagnostics.rhat_ess import chain_statistics
-from ppl.diagnostics.table import entry_labels
-from ppl.draws import Draws, host_generator
+from ppl.draws import Draws
 from ppl.energy import Energy, Position, Stack, TargetError, describe
 from ppl.inference import sample, sample_batch
 from ppl.program import Program, from_numpyro
+from ppl.ranks import Fit, Quantities, rank
 from ppl.sampler import MarkovKernel, Sampler
-from ppl.simulate import Fitted, Generated, Simulator, replicate_batch, simulate_batch
+from ppl.simulate import Generated, Simulator, replicate_batch, simulate_batch
+from ppl.start import NO_START
 from ppl.structure import listed
 
 BATCH = 50  # simulations that are run, and checkpointed, together
 SAMPLES = 250  # draws in each chain, where the user names no number: ranks need no more
-JOINT = ("log_likelihood", "log_prior", "log_density")
-
-type Quantities = Callable[[dict[str, Array]], Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Calibration:
     """What a calibration found.
 
@@ -85,7 +76,7 @@ class Calibration:
     fits: Any
     table: Any
     judgement: Verdict
-    about: dict[str, Any] = field(repr=False)
+    about: dict[str, Any]
 
     @property
     def passed(self) -> bool | None:
@@ -106,6 +97,9 @@ class Calibration:
 
     def __str__(self) -> str:
         return self.verdict
+
+    def __repr__(self) -> str:
+        return f"Calibration: {self.judgement.headline} See .verdict, .table and .report(path)."
 
 
 def calibrate(
@@ -147,7 +141,7 @@ def calibrate(
         values of one draw. Log likelihood, log prior and log density are always among them where
         the target has them, and so is every scalar of the draws.
     around_data
-        Posterior SBC [3]_: truths are drawn by the sampler from the posterior of the given data,
+        Posterior SBC [2]_: truths are drawn by the sampler from the posterior of the given data,
         and each is to be recovered from these data and simulated ones together. It checks the
         sampler where it will be used, not everywhere the prior reaches; the prior may be improper.
     generator
@@ -182,7 +176,7 @@ def calibrate(
     --------------------------
     Ranks are not binned, and each quantity of each fit is thinned by its own effective size where
     algorithm 2 of [1]_ thins by one number. Posterior SBC draws its truths with the sampler under
-    test, as in [3]_: a sampler that is wrong in the same way for both posteriors can pass.
+    test, as in [2]_: a sampler that is wrong in the same way for both posteriors can pass.
 
     Examples
     --------
@@ -229,6 +223,14 @@ def calibrate(
             )  # fmt: skip
         except KeyboardInterrupt:
             draws = []
+        except TargetError as error:
+            if NO_START not in str(error):
+                raise
+            raise TargetError(
+                f"{error}\n  This is of one of the simulations {first} to {first + kept - 1}: "
+                "data drawn from the prior can be more extreme than any real ones. Narrow the "
+                "prior, or calibrate around the data (around_data=True)."
+            ) from error
         if len(draws) < size or draws[0].run.stopped == "interrupted":
             if not fits:
                 raise KeyboardInterrupt("interrupted before the first batch was complete")
@@ -237,7 +239,7 @@ def calibrate(
         for i in range(kept):
             truth = jax.tree.map(lambda x: np.asarray(x)[i], positions)  # noqa: B023
             key = random.fold_in(key_rank, first + i)
-            fits.append(_rank(draws[i], truth, quantities, key))
+            fits.append(rank(draws[i], truth, quantities, key))
         last = draws[0]
     assert last is not None
     settings = _settings(last, sampler, simulator, rng_key, started) | {
@@ -356,184 +358,6 @@ def _around(
     total = len(jax.tree.leaves(flat)[0])
     evenly = np.linspace(0, total - 1, number).round().astype(int)
     return jax.tree.map(lambda x: x[evenly], flat)
-
-
-# Ranks ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Ranks and diagnostics of one simulation; arrays have an entry a quantity."""
-
-    labels: list[str]
-    joint: list[bool]
-    rank: Float[np.ndarray, " q"]
-    effective: Float[np.ndarray, " q"]
-    varies: np.ndarray
-    facts: dict[str, Any]
-
-
-def _rank(
-    draws: Draws, truth: Position, quantities: Quantities | None, rng_key: PRNGKeyArray
-) -> Fit:
-    """Rank of the truth among the draws of one fit."""
-    labels, joint, x = _evaluated(draws, truth, quantities)
-    x, true = x[:-1].reshape(draws.num_chains, draws.num_samples, -1), x[-1]
-    generator = host_generator(rng_key)
-    facts, lengths = _diagnosed(draws, x, np.array(joint))
-    less, equal, number = np.zeros(len(true)), np.zeros(len(true)), np.zeros(len(true))
-    for columns, thinned in _thinned(draws, x, lengths, generator):
-        less[columns] = (thinned < true[columns]).sum(axis=0)
-        equal[columns] = (thinned == true[columns]).sum(axis=0)
-        number[columns] = len(thinned)
-    # Truth and ties are equally likely in any order: one uniform number breaks them and fills the
-    # step between two ranks.
-    v = generator.uniform(np.finfo(float).tiny, 1, len(true))
-    rank = np.where(np.isfinite(true), (less + v * (equal + 1)) / (number + 1), np.nan)
-    varies = (x != true).any(axis=(0, 1))
-    return Fit(labels, joint, rank, number, varies, facts)
-
-
-def _evaluated(
-    draws: Draws, truth: Position, quantities: Quantities | None
-) -> tuple[list[str], list[bool], Float[np.ndarray, "n q"]]:
-    """Every test quantity of every draw, (chain, draw) flattened, and of the truth in the last row.
-
-    Log likelihood and log density are those of the fitted target for the truth as well: functions
-    of the parameters and the data, as [2]_ wants them.
-    """
-    together = jax.tree.map(
-        lambda x, t: np.concatenate([x.reshape(-1, *x.shape[2:]), np.asarray(t)[None]]),
-        draws.positions,
-        truth,
-    )
-    names, kinds, values = _evaluate(draws.target, together, quantities)
-    dims, coords = draws.labels
-    total = sum(math.prod(x.shape[1:]) for x in values)
-    stride = max(1, -(-total // MAX_SCALARS))
-    labels: list[str] = []
-    joint: list[bool] = []
-    columns = []
-    for name, kind, value in zip(names, kinds, values, strict=True):
-        x = np.asarray(value)
-        if np.iscomplexobj(x):
-            x = np.stack([np.real(x), np.imag(x)], axis=-1)
-        new = entry_labels(name, x.shape[1:], dims.get(name, []), coords)[::stride]
-        labels += new
-        joint += [kind == "joint"] * len(new)
-        columns.append(x.reshape(len(x), -1)[:, ::stride].astype(np.float64))
-    return labels, joint, np.concatenate(columns, axis=1)
-
-
-@eqx.filter_jit
-def _evaluate(
-    target: Any, positions: PyTree, quantities: Quantities | None
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Array, ...]]:
-    found: dict[str, str] = {}
-
-    def one(position: Position) -> tuple[Array, ...]:
-        found.clear()
-        values: dict[str, Any] = dict(target.outputs(position))
-        found.update(dict.fromkeys(values, "value"))
-        more = dict(_densities(target, position))
-        if quantities is not None:
-            more |= _own(quantities(dict(values)), set(values) | set(more))
-        for name, value in more.items():
-            if name not in values:
-                values[name], found[name] = value, "joint"
-        return tuple(jnp.asarray(value) for value in values.values())
-
-    values = jax.lax.map(one, positions, batch_size=1024)
-    return tuple(found), tuple(found.values()), values
-
-
-def _densities(target: Any, position: Position) -> Iterator[tuple[str, Array]]:
-    """What the target knows about a position: where a wrong fit shows all at once.
-
-    Of a model that was not the generator also what the generator knows. A prior that is left out,
-    say, may leave the ranks of its parameter uniform (a flat prior of a location does), and is no
-    term of the fitted density; the generator's log prior has it.
-    """
-    if "log_parts" in target.offers:
-        log_prior, log_likelihood = target.log_parts(position)
-        yield from zip(JOINT, (log_likelihood, log_prior, log_prior + log_likelihood), strict=True)
-    elif "log_likelihood" in target.offers:
-        yield "log_likelihood", target.log_likelihood(position)
-    elif "log_density" in target.offers:
-        yield "log_density", target.log_density(position)
-    if isinstance(target, Fitted) and target.origin.latent_names == target.program.latent_names:
-        names = (f"{name} of the generator" for name in JOINT[:2])
-        yield from zip(names, target.log_parts_of_origin(position)[::-1], strict=True)
-
-
-def _own(given: Any, taken: set[str]) -> dict[str, Any]:
-    if not isinstance(given, Mapping):
-        raise TargetError(
-            f"quantities(values) must return a dict of numbers by name; got {type(given).__name__}"
-        )
-    if clash := [name for name in given if name in taken]:
-        raise TargetError(f"quantities: {listed(clash)} is a name of the draws already; rename it")
-    return dict(given)
-
-
-def _diagnosed(
-    draws: Draws, x: Float[np.ndarray, "chain draw q"], joint: np.ndarray
-) -> tuple[dict[str, Any], Float[np.ndarray, " q"]]:
-    """What says that a fit failed, and the effective number of draws of each quantity."""
-    total = draws.num_chains * draws.num_samples
-    facts: dict[str, Any] = {"r_hat": math.nan, "divergences": 0, "stuck": 0, "failed": ""}
-    lengths = np.full(x.shape[2], float(total))
-    if draws.log_weights is not None:
-        lengths[:] = max(1.0, math.floor(weights.ess(draws.pooled_log_weights().ravel())))
-    elif draws.run.kind == "markov":
-        statistics = chain_statistics(x)
-        lengths = np.fmin(statistics.ess_bulk, statistics.ess_tail)
-        lengths = np.clip(np.nan_to_num(lengths, nan=draws.num_chains), 1, total)
-        r_hat = np.nan_to_num(statistics.r_hat, nan=1.0, posinf=np.inf)
-        facts["r_hat"], facts["stuck"] = float(r_hat.max()), len(stuck_chains(draws))
-        if "energy" in draws.stats or "energy_change" in draws.stats:
-            facts["divergences"] = int(np.sum(draws.stats.get("diverging", 0)))
-    elif draws.run.kind == "particle":
-        rows = [np.reshape(leaf, (total, -1)) for leaf in jax.tree.leaves(draws.positions)]
-        lengths[:] = len(np.unique(np.concatenate(rows, axis=1), axis=0))
-    finite = np.isfinite(x[:, :, ~joint]).all()
-    if not finite:
-        facts["failed"] = "draws that are not finite"
-    elif facts["stuck"]:
-        facts["failed"] = "a chain that never moved"
-    elif facts["r_hat"] >= MAX_R_HAT:
-        facts["failed"] = "chains that disagree"
-    facts |= {"ess": float(lengths.min()), "draws": total}
-    return facts, lengths
-
-
-MAX_R_HAT = 1.2  # noise alone reaches 1.1 in one of many quantities of many short fits
-
-
-def _thinned(
-    draws: Draws,
-    x: Float[np.ndarray, "chain draw q"],
-    lengths: Float[np.ndarray, " q"],
-    generator: np.random.Generator,
-) -> Iterator[tuple[np.ndarray, Float[np.ndarray, "l k"]]]:
-    """Draws that count as independent, by groups of quantities that are thinned alike."""
-    chains, size, number = x.shape
-    every = np.arange(number)
-    if draws.run.kind != "markov":
-        flat, keep = x.reshape(-1, number), int(lengths[0])
-        if draws.log_weights is not None:
-            # Stratified draws, as many as the weighted ones are worth: the error of a frequency
-            # among them is then that of a binomial.
-            log_weights = draws.pooled_log_weights().ravel()
-            flat = flat[weights.stratified(generator, log_weights, keep)]
-        elif keep < len(flat):
-            flat = flat[generator.permutation(len(flat))[:keep]]
-        yield every, flat
-        return
-    steps = np.minimum(np.ceil(chains * size / lengths), size).astype(int)
-    for step in np.unique(steps):
-        columns = every[steps == step]
-        yield columns, x[:, step - 1 :: step, columns].reshape(-1, len(columns))
 
 
 # The result -----------------------------------------------------------------------------------

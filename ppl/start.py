@@ -15,6 +15,7 @@ from ppl.keys import Keys
 
 RADIUS = 2.0  # jittered starts are uniform on (-2, 2) in the unconstrained space, as Stan's
 ATTEMPTS = 100
+NO_START = "no finite start"  # how the message begins
 PATIENCE = 10  # attempts that also ask for a density the precision can resolve
 
 
@@ -167,7 +168,7 @@ def refuse_start(
         if from_user is False
         else "Pass other positions, or leave init out for jittered starts."
     )
-    return TargetError("no finite start: " + "\n  ".join(lines))
+    return TargetError(f"{NO_START}: " + "\n  ".join(lines))
 
 
 def _floats(position: Position) -> bool:

@@ -167,7 +167,7 @@ def _advice(off: Any, settings: dict[str, Any]) -> str:
             "them, or an exact sampler."
         )
     likelihood = off["shift"].get("log_likelihood", 0.0)
-    prior = off["shift"].get("log_prior", off["shift"].get("log_prior of the generator", 0.0))
+    prior = off["shift"].get("log_prior", off["shift"].get("log_prior (generator)", 0.0))
     if likelihood > 0:
         return (
             "The draws fit the data better than the truth does: a prior is missing or too weak, or "

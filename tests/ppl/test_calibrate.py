@@ -177,7 +177,7 @@ def test_a_generator_shows_what_a_wrong_model_does():
 
     result = calibrated(Factor(), fitted, Y, generator=pairs)
     assert result.passed is False
-    assert "log_prior of the generator of the draws is too low" in result.verdict
+    assert "log_likelihood (generator) of the draws is too low" in result.verdict
     assert result.about["generator"] == "Program pairs"
 
 
@@ -525,6 +525,16 @@ def test_options_that_make_no_sense_are_refused(options, message):
         calibrated(**{"num_simulations": 5} | options)
 
 
+def test_simulated_data_that_nothing_can_start_from_are_named():
+    def explosive(y):
+        x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(jnp.where(x > 0.0, jnp.inf, x), 1.0), obs=y)
+
+    walk = samplers.RandomWalk(step_size=1.0)
+    with pytest.raises(TargetError, match="of one of the simulations 0 to 19: data drawn"):
+        calibrated(walk, explosive, np.float32(0.0), num_simulations=20)
+
+
 def test_a_generator_of_other_parameters_is_refused():
     def other(y):
         z = numpyro.sample("z", dist.Normal(0.0, 1.0))
@@ -612,7 +622,7 @@ class Stuck(samplers.NUTS):
     [
         ({}, ""),
         ({"jacobian": 2.0}, "draws of tau are"),
-        ("dropped prior", "log_prior of the generator of the draws is too low"),
+        ("dropped prior", "log_prior (generator) of the draws is too low"),
         ({"scale": 1.1}, "log_density of the draws is too low"),
         ({"likelihood": 2.0}, "log_likelihood of the draws is too high"),
         ("stuck chain", "off"),

@@ -414,6 +414,36 @@ def test_compare_says_that_it_is_not_there_yet(run):
     assert err == "ppl: this version of ppl has no ppl.compare, so `ppl compare` does nothing\n"
 
 
+CALIBRATE = ["calibrate", "cli_density:known", "--sampler", "ExactDraws", "--samples", "300"]
+
+
+def test_calibrate_writes_ranks_and_a_page_and_exits_by_its_verdict(run, folder):
+    code, out, err = run(*CALIBRATE, "--out", "c", "--num-simulations", 50, "--seed", 1)
+    assert code == commands.OK, err
+    assert "Calibrated: nothing in 50 simulations" in out
+    assert out.splitlines()[-1].split() == ["c/ranks.csv", "c/report.html"]
+    assert (folder / "c" / "ranks.csv").read_text().startswith("simulation,x[0],x[1],log_density")
+    assert "Calibration report" in (folder / "c" / "report.html").read_text()
+    code, out, _ = run(*CALIBRATE, "--out", "c", "--num-simulations", 5, "--overwrite")
+    assert code == commands.NOT_TRUSTED
+    assert "50 simulations are needed for a pass; there are 5" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["calibrate", TARGET, *WALK], "has no 'simulate'"),
+        ([*CALIBRATE, "--around-data"], "has no 'replicate'"),
+        ([*CALIBRATE, "--set", "thin=2"], "it takes no thin"),
+        ([*CALIBRATE, "--num-simulations", 0], "must be a positive integer; got 0"),
+    ],
+)
+def test_calibrate_refuses_what_it_cannot_use(run, arguments, message):
+    code, _, err = run(*arguments, "--out", "c")
+    assert code == commands.BAD_INPUT
+    assert message in " ".join(err.split())
+
+
 def test_list_shows_every_sampler_of_the_table_with_its_exactness(run):
     import samplers
 
