@@ -127,7 +127,10 @@ class LearnedProgram(eqx.Module):
 
 
 def reported(info: Any) -> dict[str, Array]:
-    """Fields of an info as they appear in ``draws.stats``; the evaluations are summed apart."""
+    """Fields of an info as they appear in ``draws.stats``; the evaluations are summed apart.
+
+    A field that is no array but a tuple of them is for warm-up alone.
+    """
     names = getattr(info, "_fields", None) or info.__dataclass_fields__
     return {
         name: getattr(info, name)

@@ -25,7 +25,7 @@ from ppl.sampler import (
     Sampler,
 )
 
-CHAINS, SAMPLES, WARMUP = 4, 1000, 1000
+CHAINS, SAMPLES, WARMUP = MarkovKernel.usual_chains, 1000, 1000
 
 
 def sample(
@@ -57,7 +57,8 @@ def sample(
     num_samples
         Draws a chain (1000). Refused for particle samplers, whose draws are their particles.
     num_chains
-        Chains of a Markov kernel (4); independent runs of any other sampler (1).
+        Chains of a Markov kernel (4; more for those that learn from many chains); independent runs
+        of any other sampler (1).
     num_warmup
         Adaptation (or burn-in) steps of a Markov kernel (1000); refused for all others.
     init
@@ -106,10 +107,11 @@ def sample(
         case MarkovKernel():
             plan = Plan(
                 _at_least(1, "num_samples", num_samples, SAMPLES),
-                _at_least(1, "num_chains", num_chains, CHAINS),
+                _at_least(1, "num_chains", num_chains, sampler.usual_chains),
                 _at_least(0, "num_warmup", num_warmup, WARMUP),
                 thin,
             )
+            _check_chains(sampler, plan)
             return _sample_markov(
                 sampler, target, rng_key, plan, init, progress, checkpoint, mesh, until
             )
@@ -174,10 +176,11 @@ def sample_batch(
         )  # fmt: skip
     plan = Plan(
         _at_least(1, "num_samples", num_samples, SAMPLES),
-        _at_least(1, "num_chains", num_chains, CHAINS),
+        _at_least(1, "num_chains", num_chains, sampler.usual_chains),
         _at_least(0, "num_warmup", num_warmup, WARMUP),
         thin,
     )
+    _check_chains(sampler, plan)
     started, compiled = about.now(), about.CompileClock.read()
     positions = None
     if init is not None:
@@ -483,6 +486,17 @@ def _fit(sampler: Any, target: Any) -> Any:
         )
     sampler.check(target)
     return sampler.resolve(target)
+
+
+def _check_chains(kernel: MarkovKernel, plan: Plan) -> None:
+    if plan.num_warmup and plan.num_chains < kernel.fewest_chains:
+        name = type(kernel).__name__
+        raise ValueError(
+            f"{name} tunes itself on many chains side by side and needs {kernel.fewest_chains} of "
+            f"them at least; got num_chains={plan.num_chains}. Write num_chains="
+            f"{kernel.usual_chains}, or use samplers.NUTS() for a few chains. (A {name} that is "
+            "tuned already runs on any number with num_warmup=0.)"
+        )
 
 
 def _at_least(minimum: int, name: str, value: Any, default: int) -> int:

@@ -133,6 +133,8 @@ class MarkovKernel(Sampler):
     """
 
     fixed_length: ClassVar[bool] = True  # every step costs the same: batches are vmapped
+    usual_chains: ClassVar[int] = 4  # of `ppl.sample`, where the user names no number
+    fewest_chains: ClassVar[int] = 1  # that warm-up can learn from
 
     @abstractmethod
     def init(self, rng_key: PRNGKeyArray, target: Energy, position: Position) -> Any:

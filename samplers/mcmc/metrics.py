@@ -67,6 +67,10 @@ class Metric(eqx.Module):
         """``A^T g``, the gradient with respect to ``z``."""
 
     @abstractmethod
+    def unscale(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        """``A^-1 x``; costs more than the others, and no kernel needs it to move."""
+
+    @abstractmethod
     def rescaled(self, scales: Float[Array, " d"]) -> "Metric":
         """Same shapes, ``A = diag(scales)``."""
 
@@ -109,6 +113,9 @@ class Identity(Metric):
     def scale_transposed(self, gradient: Float[Array, " d"]) -> Float[Array, " d"]:
         return gradient
 
+    def unscale(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        return x
+
     def rescaled(self, scales: Float[Array, " d"]) -> "Identity":
         return self
 
@@ -149,6 +156,9 @@ class Diagonal(Metric):
 
     def scale_transposed(self, gradient: Float[Array, " d"]) -> Float[Array, " d"]:
         return self.scales * gradient
+
+    def unscale(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        return x / self.scales
 
     def rescaled(self, scales: Float[Array, " d"]) -> "Diagonal":
         return self._with(scales)
@@ -194,6 +204,9 @@ class Dense(Metric):
 
     def scale_transposed(self, gradient: Float[Array, " d"]) -> Float[Array, " d"]:
         return _product(self.factor.T, gradient)
+
+    def unscale(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        return jnp.linalg.solve(self.factor, x)
 
     def rescaled(self, scales: Float[Array, " d"]) -> "Dense":
         return self._with(jnp.diag(scales))
@@ -256,6 +269,10 @@ class LowRank(Metric):
 
     def scale_transposed(self, gradient: Float[Array, " d"]) -> Float[Array, " d"]:
         return self._stretch(self.scales * gradient)
+
+    def unscale(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        y = x / self.scales
+        return y + self.directions @ ((1 / self.stretches - 1) * (y @ self.directions))
 
     def _stretch(self, y: Float[Array, " d"]) -> Float[Array, " d"]:
         return y + self.directions @ ((self.stretches - 1) * (y @ self.directions))
