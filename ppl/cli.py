@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ppl import commands
-from ppl.commands import CHECKPOINT, DRAWS, INTERRUPTED, RANKS, REPORT, SUMMARY
+from ppl.commands import CHECKPOINT, DRAWS, INTERRUPTED, RANKS, REPORT, SUMMARY, TABLE
 from ppl.modelfile import NEIGHBORS, OPTIONS
 
 CODES = """\
@@ -148,7 +148,17 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--samplers", required=True, metavar="NAME,NAME", help="two or more, as in `ppl list`"
     )
-    compare.add_argument("--budget", type=int, metavar="N", help="evaluations for each sampler")
+    limit = compare.add_mutually_exclusive_group()
+    limit.add_argument(
+        "--budget", type=int, metavar="N", help="evaluations of a run, warm-up included (100000)"
+    )
+    limit.add_argument("--seconds", type=float, metavar="S", help="seconds of a run instead")
+    compare.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each (3)")
+    compare.add_argument(
+        "--reference",
+        metavar="NAME,NAME",
+        help="two unrelated samplers whose long runs, if they agree, are taken for the truth",
+    )
     compare.add_argument(
         "--set",
         action="append",
@@ -157,7 +167,8 @@ def _parser() -> argparse.ArgumentParser:
         help="a field of one sampler",
     )
     compare.add_argument("--seed", type=int, default=0, metavar="N", help="random key (0)")
-    compare.add_argument("--out", metavar="FILE", help="where to write the report, if at all")
+    compare.add_argument("--out", metavar="DIR", help=f"folder for {TABLE} and {REPORT}, if any")
+    compare.add_argument("--overwrite", action="store_true", help="replace what is in --out")
     _add_quiet(compare)
 
     table = command("list", commands.list_samplers, "list the samplers")

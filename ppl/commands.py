@@ -24,7 +24,7 @@ from ppl.modelfile import (
 
 OK, NOT_TRUSTED, BAD_INPUT, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 DRAWS, SUMMARY, REPORT, CHECKPOINT = "draws.nc", "summary.csv", "report.html", "checkpoint"
-RANKS = "ranks.csv"
+RANKS, TABLE = "ranks.csv", "table.csv"
 MAX_ROWS = 40  # of the summary that is printed
 
 
@@ -182,20 +182,17 @@ def calibrate(options: argparse.Namespace) -> int:
 def compare(options: argparse.Namespace) -> int:
     """Run ``ppl compare``."""
     import ppl
+    from ppl.checkpoint import write_atomically
+    from ppl.reference import NotCertified
 
-    compare = getattr(ppl, "compare", None)
-    if compare is None:
-        raise Failure(
-            "this version of ppl has no ppl.compare, so `ppl compare` does nothing", FAILED
-        )
-    say = _Teller(quiet=options.quiet)
-    settings = parse_settings(options.set)
-    names = [name.strip() for name in options.samplers.split(",") if name.strip()]
-    if len(set(names)) < max(len(names), 2):
-        raise InputError(f"compare takes two samplers or more, each once; got {options.samplers}")
-    classes = {name: sampler_class(name) for name in names}
-    fields: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for key, value in settings.items():
+    say, out = _Teller(quiet=options.quiet), Path(options.out) if options.out else None
+    if out is not None:
+        _check_folder(out, resume=False, overwrite=options.overwrite)
+    names = _names(options.samplers, "--samplers")
+    certifiers = _names(options.reference, "--reference") if options.reference else []
+    fields: dict[str, dict[str, Any]] = {name: {} for name in [*names, *certifiers]}
+    classes = {name: sampler_class(name) for name in fields}
+    for key, value in parse_settings(options.set).items():
         name, _, field = key.rpartition(".")
         if name not in fields:
             raise InputError(f"--set {key}: write SAMPLER.FIELD, such as {names[0]}.step_size=0.1")
@@ -203,19 +200,44 @@ def compare(options: argparse.Namespace) -> int:
         if field not in known:
             raise InputError(f"{name} has no field {field!r}; {nearest(field, known)}")
         fields[name][field] = value
-    chosen = {name: make_sampler(cls, fields[name]) for name, cls in classes.items()}
+    made = {name: make_sampler(cls, fields[name]) for name, cls in classes.items()}
+    budget, seconds = options.budget, options.seconds
     with input_errors():
         target, source = load_target(options.model, options.data)
         say.aside(f"data: {source}" if source else "")
-        extra = {} if options.budget is None else {"budget": options.budget}
-        result = compare(target, chosen, rng_key=options.seed, **extra)
-    say(result.table.to_string(float_format="{:.4g}".format))
+        sizes: dict[str, Any] = {"progress": not options.quiet}
+        truth = None
+        if certifiers:
+            pair = {name: made[name] for name in certifiers}
+            try:
+                truth = ppl.reference(target, pair, options.seed, **sizes)
+            except NotCertified as error:
+                raise Failure(str(error), NOT_TRUSTED) from error
+            say(truth.run.notes[-1])
+        if budget is not None or seconds is not None:
+            sizes["budget"] = budget if seconds is None else ppl.elapsed(seconds)
+        chosen = {name: made[name] for name in names}
+        result = ppl.compare(
+            target, chosen, options.seed, num_seeds=options.seeds, reference=truth, **sizes
+        )
+    shown = result.table.drop(columns="why").dropna(axis=1, how="all").T
+    say(shown.to_string(float_format="{:.4g}".format))
     say(str(result.recommendation))
-    if options.out:
-        with _saving(Path(options.out)):
-            result.report(options.out)
-        say(options.out)
-    return OK
+    if out is not None:
+        with _saving(out):
+            out.mkdir(parents=True, exist_ok=True)
+            text = result.table.to_csv()
+            write_atomically(out / TABLE, lambda file: file.write(text.encode()))
+            result.report(out / REPORT)
+        say(f"{out / TABLE}  {out / REPORT}")
+    return OK if result.recommendation.sampler is not None else NOT_TRUSTED
+
+
+def _names(text: str, option: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if len(set(names)) < max(len(names), 2):
+        raise InputError(f"{option} takes two samplers or more, each once; got {text}")
+    return names
 
 
 def list_samplers(options: argparse.Namespace) -> int:

@@ -198,15 +198,15 @@ COLUMNS = (
 
 def compare(
     target: Any,
-    samplers: Mapping[str, Sampler],
+    samplers: Any,
     rng_key: Any = 0,
     budget: Any = BUDGET,
     *,
-    num_seeds: int = SEEDS,
-    num_chains: int = CHAINS,
+    num_seeds: Any = SEEDS,
+    num_chains: Any = CHAINS,
     num_warmup: int | None = None,
     init: Any = None,
-    reference: Draws | Mapping[str, Any] | None = None,
+    reference: Any = None,
     tolerance: float | int = TOLERANCE,
     progress: bool = True,
 ) -> Comparison:

@@ -31,6 +31,7 @@ from ppl.standing import Standing
 DIVERGENT = 0.02  # share of divergent draws from which on chains are not to be trusted
 EVIDENCE_SCORE = 4.0
 TIE_LEVEL = 0.05
+NEGLIGIBLE = 0.05  # difference that nobody chooses a sampler for
 SINGLE_RUN = 0.2  # with one run there is no noise to measure: differences up to this are ties
 
 
@@ -320,7 +321,7 @@ def _tied(a: Float[np.ndarray, " run"], b: Float[np.ndarray, " run"]) -> bool:
     # One variance for both: two runs more decide than two variances from so few would let them.
     squares = sum(float(((np.log(x) - np.log(x).mean()) ** 2).sum()) for x in (a, b))
     error = math.sqrt(squares / freedom * (1 / len(a) + 1 / len(b)))
-    return gap < float(stdtrit(freedom, 1 - TIE_LEVEL / 2)) * error
+    return gap <= max(float(stdtrit(freedom, 1 - TIE_LEVEL / 2)) * error, math.log1p(NEGLIGIBLE))
 
 
 def _times(ratio: float) -> str:

@@ -57,7 +57,7 @@ class NotCertified(ValueError):
 
 def reference(
     target: Any,
-    samplers: Mapping[str, Sampler] | None = None,
+    samplers: Any = None,
     rng_key: Any = 0,
     *,
     num_samples: int = DRAWS,

@@ -19,8 +19,8 @@ PROBES = 32
 def require_same_target(draws: Mapping[str, Draws]) -> None:
     """Raise where two sets of draws are of different targets.
 
-    Targets are compared by names and shapes of their values, then by their traced log-density and
-    their data; where these differ, by the log-density itself: two that differ by a constant at
+    Targets are compared by the shapes of the values they share, then by their traced log-density
+    and their data; where these differ, by the log-density itself: two that differ by a constant at
     draws of both are one target, written twice. Draws that were loaded from a file do not hold
     their target: for them the description of the target decides.
 
@@ -41,16 +41,16 @@ def require_same_target(draws: Mapping[str, Draws]) -> None:
 
 
 def _difference(a: Draws, b: Draws) -> str:
-    shapes = [{name: x.shape[2:] for name, x in each.values.items()} for each in (a, b)]
-    if shapes[0] != shapes[1]:
-        only = [sorted(shapes[i].keys() - shapes[1 - i].keys()) for i in (0, 1)]
-        apart = [name for name in shapes[0] if shapes[0][name] != shapes[1].get(name)]
-        if only[0] or only[1]:
-            return f"have values of other names ({_listed(only[0])} and {_listed(only[1])})"
-        first, second = (s[apart[0]] for s in shapes)
-        return f"have values {apart[0]!r} of other shapes ({first} and {second})"
     if a.target is b.target and a.target is not None:
         return ""
+    shapes = [{name: x.shape[2:] for name, x in each.values.items()} for each in (a, b)]
+    common = shapes[0].keys() & shapes[1].keys()
+    if not common:
+        names = " and ".join(", ".join(list(map(str, shape))[:5]) for shape in shapes)
+        return f"have no value in common ({names})"
+    for name in common:
+        if shapes[0][name] != shapes[1][name]:
+            return f"have values {name!r} of other shapes ({shapes[0][name]} and {shapes[1][name]})"
     if a.target is not None and b.target is not None:
         same = target_digest(a.target) == target_digest(b.target) or _proportional(a, b)
         return "" if same else "have other densities or other data" + _called(a, b)
@@ -90,7 +90,3 @@ def _log_densities(target: Any, positions: PyTree) -> Any:
 
 def _called(a: Draws, b: Draws) -> str:
     return f" ({a.run.target} and {b.run.target})" if a.run.target != b.run.target else ""
-
-
-def _listed(names: list[Any]) -> str:
-    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "") or "none"

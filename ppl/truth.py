@@ -18,8 +18,6 @@ from ppl.energy import TargetError
 from ppl.same_target import require_same_target
 from ppl.standing import SHOWN, evenly, flat, log_densities
 
-type Rows = Float[np.ndarray, "n d"]
-
 
 @dataclass(frozen=True)
 class Truth:
@@ -41,11 +39,11 @@ class Truth:
 
     label: str
     yardstick: Yardstick
-    rows: Rows | None = None
-    points: tuple[Rows, Float[np.ndarray, " n"]] | None = None
+    rows: Float[np.ndarray, "n e"] | None = None
+    points: tuple[Float[np.ndarray, "m d"], Float[np.ndarray, " m"]] | None = None
     log_normalizer: float | None = None
 
-    def distances(self, rows: Rows | None = None) -> tuple[float, float]:
+    def distances(self, rows: Float[np.ndarray, "n e"] | None = None) -> tuple[float, float]:
         """Energy and sliced Wasserstein distance of rows to the reference, scaled by its sd.
 
         Without rows: those of two halves of the reference, below which nothing can be told apart.

@@ -8,13 +8,14 @@ as likely as a wide one and much harder to hit.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.targets.known import Known, vector
 
@@ -42,9 +43,7 @@ class GaussianMixture(Known):
     sds: Float[Array, " k"]
     log_shares: Float[Array, " k"]
 
-    def __init__(
-        self, means: ArrayLike, sds: ArrayLike = 1.0, weights: ArrayLike | None = None
-    ) -> None:
+    def __init__(self, means: Any, sds: Any = 1.0, weights: Any = None) -> None:
         table = np.asarray(means, np.float64)
         if table.ndim != 2:
             raise ValueError(f"means have the shape (components, d); got {table.shape}")

@@ -159,7 +159,8 @@ class Pool:
                 biases.append(self.average(below))
                 errors.append(np.where(constant, effective**-0.5, error))
         bias, error = np.stack(biases), np.stack(errors)
-        return Answers(bias, np.sqrt(error**2 + 1 / yardstick.size))
+        with np.errstate(divide="ignore"):
+            return Answers(bias, np.sqrt(error**2 + 1 / yardstick.size))
 
 
 def scalars_of(draws: Draws) -> tuple[list[str], Float[np.ndarray, "chain draw d"]]:

@@ -8,7 +8,8 @@ draws y which lie
   between an x and the nearest x of another chain, and
 - where the log-density is no lower than the 1 % quantile of log pi(x).
 
-Positions are unconstrained, scaled by the finder's standard deviations. Null: for two sets of one
+Positions are unconstrained, scaled by the standard deviations of x (those of y grow with the
+distance between modes and would hide it). Null: for two sets of one
 law the share is near 0 (the second factor is for that). A biased finder whose law is too wide is no
 witness, as the density out there is low. Limits: distances concentrate in high dimension, so that
 modes closer than about the distance of two draws are not told apart; a mode that is much narrower
@@ -35,7 +36,7 @@ def missed_share(
     if len(x) < 2:
         half = x.shape[1] // 2
         x = x[:, : 2 * half].reshape(2, half, x.shape[2])
-    scale = y.std(axis=0)
+    scale = x.std(axis=(0, 1))
     scale = np.where(scale > 0, scale, 1.0)
     within = np.concatenate(
         [

@@ -356,62 +356,58 @@ def test_a_report_on_what_is_no_run_is_refused(run, folder, arguments, message):
     assert message in " ".join(err.split())
 
 
-class Comparison:
-    """What `ppl.compare` promises to return."""
-
-    def __init__(self, target, samplers, rng_key, **options):
-        import pandas as pd
-
-        self.given = (samplers, rng_key, options)
-        self.table = pd.DataFrame({"ess": [1.0, 2.0]}, index=list(samplers))
-        self.recommendation = "Use the second."
-
-    def report(self, path):
-        with open(path, "w") as file:
-            file.write("page")
-
-
 COMPARE = ["compare", TARGET, "--samplers", "RandomWalk,ULA", "--set", "ULA.step_size=0.1"]
 
 
-def test_compare_hands_samplers_by_name_to_ppl_compare(run, folder, monkeypatch):
-    made = []
-
-    def compare(*args, **kwargs):
-        made.append(Comparison(*args, **kwargs))
-        return made[0]
-
-    monkeypatch.setattr(ppl, "compare", compare, raising=False)
-    code, out, err = run(*COMPARE, "--budget", 1000, "--out", "c.html")
+def test_compare_runs_samplers_by_name_and_says_which_to_use(run, folder):
+    few = ["--budget", 2000, "--seeds", 1, "--quiet"]
+    code, out, err = run("compare", "cli_density:known", *COMPARE[2:], *few, "--out", "c")
     assert code == commands.OK, err
-    assert out.splitlines()[-2:] == ["Use the second.", "c.html"]
-    assert (folder / "c.html").read_text() == "page"
-    samplers, key, options = made[0].given
-    assert [type(s).__name__ for s in samplers.values()] == ["RandomWalk", "ULA"]
-    assert (key, options) == (0, {"budget": 1000})
+    code, out, err = run("compare", "cli_density:known", *COMPARE[2:], *few[:-1])
+    assert "Use " in out
+    assert "agree with the reference (exact draws of the target)" in out
+    table = (folder / "c" / "table.csv").read_text()
+    assert table.startswith("sampler,right,draws,evaluations")
+    assert {line.split(",")[0] for line in table.splitlines()[1:]} == {"RandomWalk", "ULA"}
+    assert "Comparison of samplers" in (folder / "c" / "report.html").read_text()
+    code, _, err = run(*COMPARE, *few, "--out", "c")
+    assert code == commands.BAD_INPUT
+    assert "exists and is not empty" in err
+
+
+def test_compare_exits_by_whether_a_sampler_can_be_used(run):
+    code, out, _ = run(*COMPARE[:3], "ULA,MCLMC", *COMPARE[4:], "--budget", 3000, "--seeds", 1)
+    assert code == commands.NOT_TRUSTED
+    assert "None of the samplers can be recommended" in out
+    assert "there is no exact sampler to hold it against" in " ".join(out.split())
+
+
+def test_compare_certifies_a_reference_by_two_samplers(run, monkeypatch):
+    monkeypatch.setattr(ppl.reference, "DRAWS", 3000, raising=False)
+    arguments = ["--reference", "RandomWalk,MALA", "--budget", 3000, "--seeds", 1]
+    code, out, err = run(*COMPARE, *arguments)
+    assert code == commands.OK, err
+    assert "certified: RandomWalk and MALA agree" in out
+    assert "agree with the reference (draws of" in out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--samplers", "RandomWalk"], "compare takes two samplers or more, each once"),
-        (["--samplers", "ULA,ULA"], "compare takes two samplers or more, each once"),
+        (["--samplers", "RandomWalk"], "--samplers takes two samplers or more, each once"),
+        (["--samplers", "ULA,ULA"], "--samplers takes two samplers or more, each once"),
         ([*COMPARE[2:4], "--set", "step_size=1"], "write SAMPLER.FIELD, such as RandomWalk.step"),
         ([*COMPARE[2:4], "--set", "ULA.size=1"], "ULA has no field 'size'; did you mean 'step_s"),
+        ([*COMPARE[2:], "--budget", 300], "a budget of 300 evaluations is smaller than one warm"),
+        ([*COMPARE[2:], "--seconds", "-1"], "seconds must be positive; got -1"),
+        ([*COMPARE[2:], "--reference", "MALA"], "--reference takes two samplers or more"),
+        ([*COMPARE[2:], "--reference", "MALA,ULA"], "'ULA' is biased: a reference needs"),
     ],
 )
-def test_compare_refuses_what_it_cannot_use(run, monkeypatch, arguments, message):
-    monkeypatch.setattr(ppl, "compare", Comparison, raising=False)
+def test_compare_refuses_what_it_cannot_use(run, arguments, message):
     code, _, err = run("compare", TARGET, *arguments)
     assert code == commands.BAD_INPUT
     assert message in " ".join(err.split())
-
-
-@pytest.mark.skipif(hasattr(ppl, "compare"), reason="ppl.compare is there")
-def test_compare_says_that_it_is_not_there_yet(run):
-    code, _, err = run(*COMPARE)
-    assert code == commands.FAILED
-    assert err == "ppl: this version of ppl has no ppl.compare, so `ppl compare` does nothing\n"
 
 
 CALIBRATE = ["calibrate", "cli_density:known", "--sampler", "ExactDraws", "--samples", "300"]

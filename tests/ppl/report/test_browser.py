@@ -97,7 +97,7 @@ def page(tmp_path_factory):
     weighted = make_draws(
         {"theta": generator.normal(size=(2, 300, 12))},
         log_weights=3 * generator.normal(size=(2, 300)),
-        run={"kind": "particle", "sampler_name": "TemperedSMC"},
+        run={"kind": "particle", "sampler_name": "TemperedSMC", "target": "model_" + "y" * 80},
     )
     path = tmp_path_factory.mktemp("report") / "page.html"
     return report({"chains " + "z" * 60: chains, "weighted": weighted}, path).read_text("utf-8")

@@ -36,7 +36,7 @@ def good(generator):
 @pytest.fixture
 def weighted(generator):
     return make_draws(
-        {"x": generator.normal(size=(2, 800, 2))},
+        {"x": generator.normal(size=(2, 800, 2)), "mu": generator.normal(size=(2, 800))},
         log_weights=generator.normal(size=(2, 800)),
         log_evidence=Estimate(-31.42, 0.08, -31.6, -31.3),
         history={
