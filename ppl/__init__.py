@@ -82,7 +82,10 @@ __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        value = getattr(import_module(_HOME[name]), name)
+        value = import_module(_HOME[name])
+        # A module of the function's own name is called like it, and is what an import leaves here.
+        if _HOME[name] != f"ppl.{name}":
+            value = getattr(value, name)
         globals()[name] = value
         return value
     if name == "__version__":

@@ -12,12 +12,13 @@ from numpyro.infer import NUTS as NumPyroNUTS
 import ppl
 from compilations import count_compilations
 from models.programs import eight_schools
+from ppl.calibrate import Calibration
 from samplers.mcmc.nuts import NUTS
 
 SIMULATIONS, SIZES = 200, {"num_warmup": 500, "num_samples": 250, "num_chains": 4}
 
 
-def _calibrate(key: int) -> ppl.calibrate.Calibration:  # pyright: ignore
+def _calibrate(key: int) -> Calibration:
     return ppl.calibrate(
         eight_schools.model, NUTS(), rng_key=key, num_simulations=SIMULATIONS, progress=False,
         **SIZES, **eight_schools.data(),

@@ -416,7 +416,10 @@ def test_the_progress_bar_names_the_simulations(capsys):
     ],
 )
 def test_the_name_is_callable_however_it_is_imported(code):
-    check = "import inspect; assert callable(f); print(list(inspect.signature(f).parameters)[:2])"
+    check = (
+        "import inspect; assert callable(f); assert f.Calibration; "
+        "print(list(inspect.signature(f).parameters)[:2])"
+    )
     ran = subprocess.run(
         [sys.executable, "-c", f"{code}; {check}"], capture_output=True, text=True, check=True
     )
