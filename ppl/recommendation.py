@@ -46,7 +46,9 @@ class Recommendation:
     tied
         Names of those that are as fast within the noise from key to key, the first one included.
     headline
-        One or two sentences.
+        One sentence.
+    why
+        What speaks for it.
     against
         What speaks against each of the others, by name.
     advice
@@ -56,11 +58,13 @@ class Recommendation:
     sampler: str | None
     tied: tuple[str, ...]
     headline: str
+    why: str = ""
     against: Mapping[str, str] = field(default_factory=dict)
     advice: str = ""
 
     def __str__(self) -> str:
-        lines = [self.headline, *(f"{name}: {why}" for name, why in self.against.items())]
+        first = " ".join(part for part in (self.headline, self.why) if part)
+        lines = [first, *(f"{name}: {why}" for name, why in self.against.items())]
         return "\n".join([*lines, self.advice] if self.advice else lines)
 
 
@@ -271,8 +275,9 @@ def recommend(
         return Recommendation(
             None,
             (),
-            "None of the samplers can be recommended: none has given an answer that holds.",
-            reasons,
+            "None of the samplers can be recommended.",
+            "None has given an answer that holds.",
+            _failures_last(standings, reasons),
             _advice(standings),
         )
     figures = {each.name: efficiency(each, by_seconds=by_seconds) for each in right}
@@ -294,13 +299,20 @@ def recommend(
         if math.isinf(rate)
         else f"it gives {rate:.3g} effective draws per {unit}, for the scalar with the fewest"
     )
-    text = f"Use {best.name}: its answers {truth}, and {what}."
+    text = f"Its answers {truth}, and {what}."
     if len(tied) > 1:
-        text += (
-            f" {_listed(tied[1:])} {'is' if len(tied) == 2 else 'are'} as good within the noise."
-        )
-    ordered = {name: against[name] for name in [*(e.name for e in order[1:]), *reasons]}
-    return Recommendation(best.name, tuple(tied), text, ordered)
+        verb = "is" if len(tied) == 2 else "are"
+        text += f" {_listed(tied[1:])} {verb} as good within the noise."
+    slower = {each.name: against[each.name] for each in order[1:]}
+    ordered = slower | _failures_last(standings, reasons)
+    return Recommendation(best.name, tuple(tied), f"Use {best.name}.", text, ordered)
+
+
+def _failures_last(standings: Sequence[Standing], reasons: Mapping[str, str]) -> dict[str, str]:
+    """Reasons by name, those of failures after the others."""
+    named = [each for each in standings if each.name in reasons]
+    named.sort(key=lambda each: bool(each.failures))
+    return {each.name: reasons[each.name] for each in named}
 
 
 def _log_mean(figures: Float[np.ndarray, " run"]) -> float:

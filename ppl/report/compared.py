@@ -29,6 +29,8 @@ from ppl.report.run import key_text
 from ppl.report.subject import Subject
 from ppl.report.svg import Chart
 
+KHAT_BAD = 0.7
+MAX_NAME = 20  # characters of a name beside a chart
 MAX_OVERLAID = 6  # samplers whose densities one chart shows
 
 
@@ -66,7 +68,7 @@ class Compared:
         found = self.comparison.recommendation
         best = "bad" if found.sampler is None else "good"
         advice = [found.advice] if found.advice else []
-        return Verdict(best, found.headline, [], advice, None)
+        return Verdict(best, found.headline, [found.why], advice, None)
 
     @property
     def level(self) -> str:
@@ -75,7 +77,8 @@ class Compared:
 
     def color(self, name: str) -> str:
         """Class of a sampler's color on all charts."""
-        return f"c{list(self.table.index).index(name) % plots.COLORS}"
+        shown = [each.name for each in self.comparison.standings if each.runs]
+        return f"c{shown.index(name) % plots.COLORS}"
 
 
 def key_facts(subject: Compared) -> list[tuple[str, str]]:
@@ -110,7 +113,7 @@ def ranking(subject: Compared) -> Section:
     add(f"median ESS {words[per]}", lambda r: Cell(number(r[f"ess_median_per_{per}"])))
     add(f"least ESS {words[other]}", lambda r: Cell(number(r[f"ess_min_per_{other}"])))
     add("R-hat", lambda r: Cell(number(r["r_hat"], 4), "bad" if r["r_hat"] >= RHAT_BAD else ""))
-    add("k-hat", lambda r: Cell(number(r["khat"], 2)))
+    add("k-hat", lambda r: Cell(number(r["khat"], 2), "bad" if r["khat"] >= KHAT_BAD else ""))
     add("divergences", lambda r: Cell(count(r["divergences"])))
     limit = subject.comparison.tolerance
     add("bias, sd", lambda r: Cell(number(r["bias"], 2), "bad" if r["bias"] > 2 * limit else ""))
@@ -196,12 +199,13 @@ def efficiency(subject: Compared) -> Section | None:
     comparison = subject.comparison
     values = {e.name: comparison.efficiency(e.name) for e in comparison.standings if e.runs}
     unit = "second" if subject.by_seconds else "1,000 evaluations"
-    panel = _dots(subject, "Speed", values, f"least effective draws per {unit}, a dot a seed")
-    caption = (
-        "Speed of a wrong answer counts nothing: names in brackets are those of samplers that are "
-        "not right."
-    )
-    blocks = figure([panel], caption if comparison.against else "To the right is faster.")
+    panel = _dots(subject, "Speed", values, f"least ESS per {unit}")
+    caption = "A dot a seed: least effective sample size over the scalars, for all that was spent."
+    if comparison.against:
+        caption += (
+            " Names in brackets are not right, and the speed of a wrong answer is worth nothing."
+        )
+    blocks = figure([panel], caption)
     return Section("speed", "How fast", blocks) if blocks else None
 
 
@@ -216,11 +220,11 @@ def accuracy(subject: Compared) -> Section | None:
             bias = np.abs(each.answers(truth.yardstick).bias).ravel()
             values[each.name] = np.maximum(bias[np.isfinite(bias)], 1e-4)
     limit = subject.comparison.tolerance
-    words = "error in standard deviations, a dot a mean or a tail probability"
-    panel = _dots(subject, "Errors", values, words, guide=(limit, "tolerance"))
+    panel = _dots(subject, "Errors", values, "error, in sd", guide=(limit, "tolerance"))
     caption = (
-        "Errors of all seeds together. What is left of the tolerance is good enough; what is right "
-        "of it may still be chance, where there are few effective draws."
+        "A dot a mean or a tail probability, of all seeds together, in its own standard "
+        "deviations. To the left of the tolerance is good enough; to the right of it may be "
+        "chance, where there are few effective draws."
     )
     blocks = figure([panel], caption)
     return Section("accuracy", "How right", blocks) if blocks else None
@@ -240,12 +244,14 @@ def _dots(
     everything = np.concatenate([*finite.values(), [guide[0]] if guide else []])
     against = subject.comparison.against
     places = {name: len(finite) - 1 - i for i, name in enumerate(finite)}
+    # The word beside the guide needs room to its right.
+    upper = max(everything.max() * 1.5, 10 * guide[0] if guide else 0.0)
     chart = Chart(
-        (everything.min() / 1.5, everything.max() * 1.5),
+        (everything.min() / 1.5, upper),
         (-0.6, len(finite) - 0.4),
         label=f"{title}: " + ", ".join(f"{name} {np.median(x):.3g}" for name, x in finite.items()),
         x_label=x_label,
-        y_ticks=[(y, f"({name})" if name in against else name) for name, y in places.items()],
+        y_ticks=[(y, _short(name, bracketed=name in against)) for name, y in places.items()],
         x_log=True,
         height=46 + 26 * len(finite),
     )
@@ -254,6 +260,11 @@ def _dots(
     for name, x in finite.items():
         chart.dots(x, np.full(len(x), places[name]), f"{subject.color(name)} big")
     return plots.Panel(title, chart.svg())
+
+
+def _short(name: str, *, bracketed: bool) -> str:
+    text = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+    return f"({text})" if bracketed else text
 
 
 def answers(subject: Compared) -> Section | None:

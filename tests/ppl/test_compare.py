@@ -80,7 +80,7 @@ def test_langevin_beats_the_walk_on_a_gaussian(gaussian):
     assert found.sampler == "MALA"
     assert found.tied == ("MALA",)
     assert list(gaussian.table.index[:2]) == ["MALA", "walk"]
-    assert "agree with the reference (exact draws of the target)" in found.headline
+    assert "agree with the reference (exact draws of the target)" in found.why
     assert "right, but" in found.against["walk"]
     assert "slower" in found.against["walk"]
 
@@ -176,7 +176,7 @@ def test_seconds_are_a_budget_too():
     entered = {"MALA": samplers.MALA(), "exact": samplers.ExactDraws()}
     found = ppl.compare(Gaussian(3), entered, 0, ppl.elapsed(0.5), num_seeds=2, **QUIET)
     assert found.per == "second"
-    assert "per second" in found.recommendation.headline
+    assert "per second" in found.recommendation.why
     assert (found.table["evaluations"]["MALA"] > 0).all()
     assert found.table["failures"].sum() == 0
 
@@ -238,7 +238,7 @@ def test_one_samplers_failure_is_a_row_with_its_reason():
     assert "ImportanceSampling needs 'log_likelihood'" in why["refused"]
     assert table["failures"].to_dict() == {"exact": 0, "raises": 2, "nan": 2, "refused": 2}
     assert found.recommendation.sampler == "exact"
-    assert "independent and cost no evaluations" in found.recommendation.headline
+    assert "independent and cost no evaluations" in found.recommendation.why
 
 
 def test_nobody_is_recommended_when_nobody_is_right():
@@ -284,7 +284,7 @@ def test_samplers_within_the_noise_are_tied():
         {}, "pass", by_seconds=False,
     )  # fmt: skip
     assert set(found.tied) == {"a", "b"}
-    assert "b is as good within the noise" in found.headline
+    assert "b is as good within the noise" in found.why
     slow = standing("slow", exact(4, 200), exact(5, 200))
     found = rules.recommend([standing("a", exact(0), exact(1)), slow], {}, "x", by_seconds=False)
     assert found.tied == ("a",)
@@ -439,7 +439,8 @@ def test_the_page_says_what_the_table_says(gaussian, tmp_path):
     page = Page(gaussian.report(tmp_path / "deep" / "page.html").read_text("utf-8"))
     assert page.unclosed == []
     assert page.references == ["data:,"]  # nothing is loaded
-    assert " ".join(gaussian.recommendation.headline.split()) in page.text
+    for words in (gaussian.recommendation.headline, gaussian.recommendation.why):
+        assert " ".join(words.split()) in page.text
     for name, why in gaussian.recommendation.against.items():
         assert name in page.text
         assert " ".join(why.split()) in page.text

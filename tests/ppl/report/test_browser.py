@@ -14,6 +14,9 @@ import subprocess
 import numpy as np
 import pytest
 
+import ppl
+import samplers
+from models.targets.gaussian import Gaussian
 from ppl.report.page import report
 from report_pages import make_draws, model_groups, nuts_stats
 
@@ -103,7 +106,18 @@ def page(tmp_path_factory):
     return report({"chains " + "z" * 60: chains, "weighted": weighted}, path).read_text("utf-8")
 
 
-def test_page_fits_every_width_in_light_and_dark(browser, page, tmp_path):
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    """Samplers with long names, one of them refused in a long sentence."""
+    name = "a sampler whose name is " + "z" * 60
+    entered = {name: samplers.ExactDraws(), "refused": samplers.ImportanceSampling()}
+    found = ppl.compare(Gaussian(12), entered, budget=4000, num_seeds=2, progress=False)
+    return found.report(tmp_path_factory.mktemp("comparison") / "page.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("which", ["page", "comparison"])
+def test_page_fits_every_width_in_light_and_dark(which, browser, tmp_path, request):
+    page = request.getfixturevalue(which)
     light = measured(browser, page, tmp_path, dark=False)
     dark = measured(browser, page, tmp_path, dark=True)
     for result in (light, dark):
@@ -115,3 +129,36 @@ def test_page_fits_every_width_in_light_and_dark(browser, page, tmp_path):
         assert all(seen["font"] > 8.5 for seen in result.values())
         assert all(seen["resources"] == [] for seen in result.values())
     assert light["375"]["paper"] != dark["375"]["paper"]
+
+
+def test_the_page_of_a_calibration_fits_every_width(browser, tmp_path):
+    generator = np.random.default_rng(0)
+    labels = ["a_quantity_with_a_name_that_has_no_place_to_break_anywhere", "log_density"]
+    found = calibration_of(generator.uniform(0.2, 0.6, size=(60, 2)), labels)
+    text = found.report(tmp_path / "page.html").read_text("utf-8")
+    for result in (measured(browser, text, tmp_path, dark=dark) for dark in (False, True)):
+        assert {int(width): seen["scroll"] for width, seen in result.items()} == {
+            width: width for width in WIDTHS
+        }
+        assert [seen["out"] for seen in result.values()] == [[]] * len(WIDTHS)
+        assert all(seen["font"] > 8.5 for seen in result.values())
+
+
+def calibration_of(ranks, labels) -> Calibration:
+    """A calibration with given ranks, one fit of which failed."""
+    number = len(ranks)
+    fits = {"r_hat": 1.01, "divergences": 3, "stuck": 0, "failed": "", "ess": 90.0, "draws": 400}
+    rows = [fits | {"r_hat": 1.0 + i / 5000} for i in range(number)]
+    rows[7] |= {"failed": "chains that disagree", "r_hat": np.inf}
+    about = {
+        "target": "Program model_" + "y" * 80, "template": "{mu: float32[]}",
+        "sampler": "NUTS(step_size=0.4)", "sampler_name": "NUTS", "exactness": "exact",
+        "num_chains": 4, "num_samples": 100, "num_warmup": 100, "false_alarms": 0.01,
+        "rng_key": {"data": [0, 7]}, "versions": {"ppl": "0.1.0"}, "started": "2026-01-02",
+        "ended": "2026-01-02", "around_data": False, "generator": None,
+    }  # fmt: skip
+    frame = pd.DataFrame(ranks, columns=labels)
+    effective = pd.DataFrame(np.full(ranks.shape, 90), columns=labels)
+    table = tests_of(frame, np.array([False, True]), 0.01)
+    judgement = judge(table, effective, pd.DataFrame(rows), 0.01, about, ["A note."])
+    return Calibration(frame, effective, pd.DataFrame(rows), table, judgement, about)
