@@ -38,6 +38,7 @@ RHAT_GOOD, RHAT_BAD = 1.01, 1.05
 ESS_BAD = 100
 # Of the Stein test. A run that claims to be exact is not accused by one chance in a hundred.
 LEVELS = {"biased": 0.01, "asymptotically exact": 0.001, "exact": 0.001}
+STEIN = "stein p-value"
 MAX_STEIN_DRAWS, MAX_STEIN_DIMENSION = 1000, 500
 
 type Status = Literal["good", "caution", "bad", "unknown"]
@@ -104,7 +105,7 @@ def judge(draws: Draws) -> Verdict:
     advice = [f.advice for f in findings if f.advice]
     return Verdict(
         status,
-        _headline(draws, status, findings),
+        _headline(draws, status, findings, measures),
         [f.reason for f in findings],
         list(dict.fromkeys(advice)),
         _frame(measures),
@@ -128,7 +129,9 @@ _FUNNEL = Finding(
 )
 
 
-def _headline(draws: Draws, status: Status, findings: list[Finding]) -> str:
+def _headline(
+    draws: Draws, status: Status, findings: list[Finding], measures: list[Measure]
+) -> str:
     chains = draws.run.kind == "markov"
     heavy = [f for f in findings if f.weight not in ("note", "good")]
     if status == "good":
@@ -139,6 +142,8 @@ def _headline(draws: Draws, status: Status, findings: list[Finding]) -> str:
         )
     if status == "unknown":
         return "Cannot be judged."
+    if status == "bad" and any(m.name == STEIN and not m.passed for m in measures):
+        return "The draws agree, but not with the target: do not use them."
     if status == "bad":
         return "Not converged: do not use these draws." if chains else "Do not use these draws."
     if draws.run.exactness == "biased" and len(heavy) == 1:
@@ -194,7 +199,7 @@ def _against_the_target(draws: Draws, measures: list[Measure]) -> Iterator[Findi
         return
     level = LEVELS[draws.run.exactness]
     passed = test.p_value > level
-    measures.append(Measure("stein p-value", test.p_value, f"> {level}", passed))
+    measures.append(Measure(STEIN, test.p_value, f"> {level}", passed))
     if passed:
         return
     biased = draws.run.exactness == "biased"

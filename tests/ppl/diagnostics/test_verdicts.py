@@ -185,6 +185,7 @@ def test_a_wrong_kernel_is_told_what_to_look_for():
     verdict = judge(RUNS["a kernel without its Metropolis test"][1]())
     assert "Forgetful claims to be exact" in "\n".join(verdict.advice)
     assert "Stein test" in verdict.reasons[0]
+    assert verdict.headline == "The draws agree, but not with the target: do not use them."
     assert not verdict.table.loc["stein p-value", "passed"]
 
 
