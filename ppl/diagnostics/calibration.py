@@ -150,9 +150,7 @@ def _off(
     )
     if len(off) == 0:
         return
-    words = [
-        f"{text} (p = {p:.2g})" for text, p in zip(off["verdict"], off["p_value"], strict=True)
-    ]
+    words = [f"{text} ({shown(p)})" for text, p in zip(off["verdict"], off["p_value"], strict=True)]
     more = f"; and {len(words) - 6} more" if len(words) > 6 else ""
     few = "quantities is" if len(off) == 1 else "quantities are"
     reason = f"{len(off)} of {len(table)} {few} off: {'; '.join(words[:6])}{more}."
@@ -179,12 +177,7 @@ def _advice(off: Any, settings: dict[str, Any]) -> str:
             "posterior (longer warm-up, smaller steps), draws too widely, or the likelihood that "
             "is fitted is not the one that generates."
         )
-    if prior:
-        return (
-            "Compare the prior that is fitted with the one that generates, site by site and "
-            "log-Jacobians included. Where all widths are off alike, look for a scale."
-        )
-    width = off["width"]
+    width = off["width"][off["kind"] == "value"]
     if (width < 0.93).any() and not (width > 1.07).any():
         return (
             "The draws are too sure of themselves: data count more than once (two sites observe "
@@ -194,6 +187,11 @@ def _advice(off: Any, settings: dict[str, Any]) -> str:
         return (
             "The draws are too wide: a scale is used as a variance or a precision, part of the "
             "data is not used, or steps are too large for a sampler without an accept step."
+        )
+    if prior:
+        return (
+            "Compare the prior that is fitted with the one that generates, site by site and "
+            "log-Jacobians included. Where all widths are off alike, look for a scale."
         )
     return (
         "Compare the density with the generator term by term at one position. For constrained "

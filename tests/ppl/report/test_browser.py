@@ -12,11 +12,14 @@ import shutil
 import subprocess
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import ppl
 import samplers
 from models.targets.gaussian import Gaussian
+from ppl.calibrate import Calibration
+from ppl.diagnostics.calibration import judge, tests_of
 from ppl.report.page import report
 from report_pages import make_draws, model_groups, nuts_stats
 
