@@ -218,7 +218,7 @@ def calibrate(
         try:
             draws = sample_batch(
                 sampler, stack, random.fold_in(key_fit, first), **sizes,
-                progress=f"simulations {first + 1} to {first + kept}" if progress else False,
+                progress=f"simulations {first} to {first + kept - 1}" if progress else False,
                 checkpoint=None if folder is None else folder / f"simulations-{first:05d}",
             )  # fmt: skip
         except KeyboardInterrupt:

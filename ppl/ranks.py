@@ -34,6 +34,7 @@ from ppl.simulate import Fitted
 from ppl.structure import listed
 
 JOINT = ("log_likelihood", "log_prior", "log_density")
+MIN_WORTH = 10  # effective number of weighted draws of a fit
 MAX_R_HAT = 1.2  # noise alone reaches 1.1 in one of many quantities of many short fits
 
 type Quantities = Callable[[dict[str, Array]], Mapping[str, Any]]
@@ -162,7 +163,9 @@ def _diagnosed(
     facts: dict[str, Any] = {"r_hat": math.nan, "divergences": 0, "stuck": 0, "failed": ""}
     lengths = np.full(x.shape[2], float(total))
     if draws.log_weights is not None:
-        lengths[:] = max(1.0, math.floor(weights.ess(draws.pooled_log_weights().ravel())))
+        worth = float(weights.ess(draws.pooled_log_weights().ravel()))
+        lengths[:] = max(1.0, math.floor(worth))
+        facts["failed"] = "" if worth >= MIN_WORTH else "weights that few draws carry"
     elif draws.run.kind == "markov":
         statistics = chain_statistics(x)
         lengths = np.fmin(statistics.ess_bulk, statistics.ess_tail)

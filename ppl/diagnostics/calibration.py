@@ -155,6 +155,12 @@ def _off(
     few = "quantities is" if len(off) == 1 else "quantities are"
     reason = f"{len(off)} of {len(table)} {few} off: {'; '.join(words[:6])}{more}."
     yield Finding("bad", reason[0].upper() + reason[1:], _advice(off, settings))
+    if least > level / 20:
+        yield Finding(
+            "bad",
+            f"Chance alone gives as much in one of {1 / least:,.0f} calibrations.",
+            "Run again with another rng_key: a real fault comes back.",
+        )
 
 
 def _advice(off: Any, settings: dict[str, Any]) -> str:

@@ -201,6 +201,16 @@ def test_without_enough_effective_draws_there_is_no_pass():
     assert "effective draws" in result.verdict or "disagree" in result.verdict
 
 
+def test_a_faint_alarm_says_how_often_chance_gives_it():
+    table = calibrated(num_simulations=50).table
+    least = float(table["p_value"].min())
+    faint = calibrated(num_simulations=50, false_alarms=1.01 * least)
+    assert faint.passed is False
+    assert f"Chance alone gives as much in one of {1 / least:,.0f} calibrations" in faint.verdict
+    assert "Run again with another rng_key" in faint.verdict
+    assert "Run again" not in calibrated(Known(prior=0.0), num_simulations=50).verdict
+
+
 def test_biased_samplers_are_told_how_much():
     class Biased(Known):
         exactness: ClassVar[Exactness] = "biased"
@@ -401,8 +411,8 @@ def test_an_interrupt_judges_what_is_complete(monkeypatch):
 def test_the_progress_bar_names_the_simulations(capsys):
     calibrated(num_simulations=60, progress=True)
     printed = capsys.readouterr().err
-    assert "simulations 1 to 30" in printed
-    assert "simulations 31 to 60" in printed
+    assert "simulations 0 to 29" in printed
+    assert "simulations 30 to 59" in printed
 
 
 @pytest.mark.parametrize(
