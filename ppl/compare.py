@@ -207,7 +207,7 @@ def compare(
     num_warmup: int | None = None,
     init: Any = None,
     reference: Any = None,
-    tolerance: float | int = TOLERANCE,
+    tolerance: Any = TOLERANCE,
     progress: bool = True,
 ) -> Comparison:
     """Run several samplers on one target with equal budgets and say which to use, and why.
@@ -289,6 +289,8 @@ def compare(
     for name, value in (("num_seeds", num_seeds), ("num_chains", num_chains)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be an integer, at least 1; got {value!r}")
+    if not (isinstance(tolerance, float | int) and tolerance > 0):
+        raise ValueError(f"tolerance must be positive, in standard deviations; got {tolerance!r}")
     for sampler in samplers.values():
         refuse_small(budget, sampler, num_chains, num_warmup)
     truth = truth_of(target, reference, random.fold_in(rng_key, REFERENCE), REFERENCE_DRAWS)

@@ -7,8 +7,9 @@ wrong; so is one whose log Z is not the known one. Without a reference, in this 
 1. what its own diagnostics condemn: R-hat, effective size, k-hat, divergences, failures;
 2. who has missed a region of high density that another one has found;
 3. whose log Z is below another one's: estimates that miss mass are low;
-4. a biased sampler that disagrees with an exact one, and a lone dissenter against two or more who
-   agree. Where disagreement remains, nobody is right: nothing says who is.
+4. a biased sampler that disagrees with an exact one; among exact ones the lone dissenter, who
+   disagrees with more of the others than anybody else. Where two stand against each other, both
+   are out: nothing says who is right.
 
 Then, who is fast: the least effective sample size over the scalars, per evaluation (per second,
 where the budget is in seconds), over all that was spent. Samplers whose difference is within the
@@ -77,6 +78,8 @@ def trouble(standing: Standing, *, with_reference: bool) -> str:
     if failures:
         share = "" if len(failures) == total else f" with {len(failures)} of {total} keys"
         return f"failed{share}: {failures[0]}"
+    if standing.broken:
+        return f"{standing.broken:.2%} of its draws are not finite"
     if standing.are_chains:
         if not standing.r_hat < RHAT_BAD:
             return (
@@ -181,6 +184,8 @@ def _failed(standing: Standing) -> str:
 
 
 def _missed(standing: Standing, witnesses: Sequence[Standing]) -> str:
+    if "gradient" not in standing.runs[0].target.offers:
+        return ""  # distances between discrete positions mean little
     x, log_density = standing.points
     for witness in witnesses:
         y, other = witness.points
@@ -220,15 +225,23 @@ def _dissent(right: Sequence[Standing], tolerance: float) -> dict[str, str]:
         difference = wrong(a.answers(yardstick), yardstick.labels, tolerance)
         if difference:
             apart[a.name, b.name] = difference
-    for each in exact:
-        pairs = {pair: words for pair, words in apart.items() if each.name in pair}
-        if len(pairs) == len(apart) and len(pairs) == len(exact) - 1 and len(exact) > 2:
-            words = next(iter(pairs.values()))
-            reasons[each.name] = f"it disagrees with all others, who agree: {words}"
-    settled = {pair for pair in apart if set(pair) & set(reasons)}
-    for pair in apart.keys() - settled:
-        for name, other in (pair, pair[::-1]):
-            reasons[name] = f"it and {other} disagree, and nothing says who is right: {apart[pair]}"
+    while apart:
+        # Whoever disagrees with more of the others than anybody else does is the dissenter.
+        degree = {each.name: sum(each.name in pair for pair in apart) for each in exact}
+        most = max(degree.values())
+        out = [name for name, count in degree.items() if count == most]
+        alone = len(out) == 1 and len(exact) - len(reasons) > 2
+        for name in out:
+            pair = next(pair for pair in apart if name in pair)
+            others = [n for p in apart if name in p for n in p if n != name]
+            reasons[name] = (
+                f"it disagrees with {_listed(others)}, who agree with each other or with more of "
+                f"the others: {apart[pair]}"
+                if alone
+                else f"it and {_listed(others)} disagree, and nothing says who is right: "
+                f"{apart[pair]}"
+            )
+        apart = {pair: words for pair, words in apart.items() if not set(pair) & set(out)}
     for each in right:
         if each.sampler.exactness != "biased":
             continue

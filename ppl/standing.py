@@ -141,12 +141,21 @@ class Standing:
         """Largest k-hat of the runs; NaN for draws without weights."""
         if not self.is_weighted:
             return math.nan
-        return max(weights.pareto_khat(each.pooled_log_weights().ravel()) for each in self.runs)
+        each = [weights.pareto_khat(run.pooled_log_weights().ravel()) for run in self.runs]
+        return float(np.max(each))  # NaN, where one is: it cannot be fitted
 
     @property
     def khat_limit(self) -> float:
         """From which on k-hat is too high for the number of draws."""
         return weights.khat_threshold(min(each.num_chains * each.num_samples for each in self.runs))
+
+    @cached_property
+    def broken(self) -> float:
+        """Share of draws with weight in which some scalar is not finite."""
+        bad = ~np.isfinite(self.pool.x).all(axis=2)
+        if self.pool.log_weights is not None:
+            bad &= np.isfinite(self.pool.log_weights)
+        return float(bad.mean())
 
     @property
     def divergences(self) -> int | None:
@@ -248,8 +257,8 @@ def flat(positions: PyTree) -> Float[np.ndarray, "chain draw d"]:
 @eqx.filter_jit
 def _log_densities(target: Any, rows: Any) -> Any:
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), target.template)
-    unravel = ravel_pytree(zeros)[1]
-    return jax.vmap(lambda row: target.log_density(unravel(row)))(rows)
+    one, unravel = ravel_pytree(zeros)
+    return jax.vmap(lambda row: target.log_density(unravel(row)))(rows.astype(one.dtype))
 
 
 def log_densities(target: Any, x: Float[np.ndarray, "chain n d"]) -> Float[np.ndarray, "chain n"]:

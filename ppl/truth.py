@@ -10,7 +10,7 @@ from jax import random
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from ppl import about
-from ppl.diagnostics.agreement import Pool, Yardstick, known
+from ppl.diagnostics.agreement import Pool, Yardstick, known, scalars_of
 from ppl.diagnostics.energy_distance import energy_distance
 from ppl.diagnostics.sliced_wasserstein import sliced_wasserstein
 from ppl.draws import Draws, Run
@@ -90,11 +90,17 @@ def truth_of(target: Any, reference: Any, rng_key: PRNGKeyArray, num_draws: int)
     rows = evenly(pool.x.reshape(-1, pool.x.shape[2]), pool.log_weights, generator, 2 * SHOWN)
     # Chains are in order: neighbours, of which one goes into each half, depend on each other.
     rows = generator.permutation(rows)
+    yardstick = pool.yardstick()
+    labels, _ = scalars_of(_made(target, _zeros(target, 2), "none"))
+    if len(labels) == len(yardstick.labels):  # entries that one of the two has no names for
+        yardstick = yardstick._replace(labels=labels)
+    if "gradient" not in offers:
+        return Truth(label, yardstick, rows, None, log_normalizer)
     places = flat(reference.positions)
     log_weights = None if reference.log_weights is None else reference.pooled_log_weights()
     points = evenly(places.reshape(-1, places.shape[2]), log_weights, generator)
     found = (points, log_densities(target, points[None])[0])
-    return Truth(label, pool.yardstick(), rows, found, log_normalizer)
+    return Truth(label, yardstick, rows, found, log_normalizer)
 
 
 def offers_exact_draws(target: Any) -> bool:

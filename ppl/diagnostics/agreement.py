@@ -91,15 +91,17 @@ class Pool:
 
     def __init__(self, runs: Sequence[Draws], labels: Sequence[str] | None = None):
         self.kind = runs[0].run.kind
-        known, _ = scalars_of(runs[0])
-        self.labels = list(known if labels is None else labels)
-        place = {label: i for i, label in enumerate(known)}
+        # Labels that are asked for may be among those that are left out of very many.
+        of = scalars_of if labels is None else scalars
+        found = [of(each) for each in runs]
+        place = {label: i for i, label in enumerate(found[0][0])}
+        self.labels = list(place if labels is None else labels)
         columns = [place[label] for label in self.labels]
         shortest = min(each.num_samples for each in runs)
         chains = sum(each.num_chains for each in runs)
         step = max(1, -(-shortest * chains // MAX_ROWS)) if self.kind == "markov" else 1
         rows = slice((shortest - 1) % step, shortest, step)
-        self.x = np.concatenate([scalars_of(each)[1][:, rows, columns] for each in runs])
+        self.x = np.concatenate([x[:, rows][:, :, columns] for _, x in found])
         self.log_weights: np.ndarray | None = None
         if runs[0].log_weights is not None:
             kept = [each.pooled_log_weights()[:, rows] for each in runs]
@@ -109,8 +111,10 @@ class Pool:
         """Standard errors of the averages of functions of the draws."""
         flat = values.reshape(-1, values.shape[2])
         if self.kind == "markov":
+            sd = flat.std(axis=0, ddof=1) if len(flat) > 1 else np.full(flat.shape[1], math.nan)
             with np.errstate(invalid="ignore", divide="ignore"):
-                return flat.std(axis=0, ddof=1) / np.sqrt(ess_mean(values))
+                # What does not move claims to have no error.
+                return np.where((flat == flat[:1]).all(axis=0), 0.0, sd / np.sqrt(ess_mean(values)))
         log_weights = np.zeros(values.shape[:2]) if self.log_weights is None else self.log_weights
         error = weights.mcse_mean(flat, log_weights.ravel())
         if self.kind == "particle" and len(values) >= 4:  # particles of a run share ancestors

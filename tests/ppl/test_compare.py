@@ -19,6 +19,7 @@ What is known of the rankings, before anything runs (`CASES`, all slow ones but 
 """
 
 import math
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import jax
@@ -40,7 +41,7 @@ from ppl import trial as trials
 from ppl.sampler import DirectSampler, Exactness
 from ppl.standing import Standing
 from ppl.trial import Contestant, Trial
-from ppl.truth import exact_draws
+from ppl.truth import exact_draws, truth_of
 from report_pages import Page
 
 QUIET: dict[str, Any] = {"progress": False}
@@ -254,8 +255,6 @@ def test_nobody_is_recommended_when_nobody_is_right():
 
 
 def test_interrupting_ends_the_comparison(monkeypatch):
-    from dataclasses import replace
-
     real = trials.sample
 
     def interrupted(*args, **options):
@@ -291,6 +290,22 @@ def test_samplers_within_the_noise_are_tied():
     assert found.against["slow"] == "right, but 10 times slower"
 
 
+def test_draws_that_are_not_finite_or_do_not_move_are_not_right():
+    places = [np.array(exact(seed).positions) for seed in (0, 1)]
+    places[0][0, 3, 1] = np.nan
+    places[1][:, :, 1] = 0.0
+    broken = trials.rebuilt(exact(0), positions=places[0])
+    chains = trials.rebuilt(exact(1), positions=places[1], run=replace(exact(1).run, kind="markov"))
+    entered = [standing("nan", broken), standing("still", chains), standing("fine", exact(2))]
+    reasons = rules.among_themselves(entered, 0.1)
+    assert reasons["nan"] == "0.05% of its draws are not finite"
+    assert "it has missed a region that" in reasons["still"]
+    truth = truth_of(Gaussian(2), None, jax.random.key(5), 2000)
+    reasons = rules.against_reference(entered, truth.yardstick, truth.points, None, 0.1)
+    assert set(reasons) == {"nan", "still"}
+    assert "of x[1], is off by" in reasons["still"]
+
+
 def test_two_that_disagree_are_both_out_and_a_lone_dissenter_is():
     shifted = exact(9)
     shifted = trials.rebuilt(shifted, positions=shifted.positions + np.float32(0.4))
@@ -298,8 +313,9 @@ def test_two_that_disagree_are_both_out_and_a_lone_dissenter_is():
     reasons = rules.among_themselves(two, 0.1)
     assert set(reasons) == {"a", "off"}
     assert "nothing says who is right" in reasons["a"]
-    three = [*two, standing("b", exact(1))]
-    assert set(rules.among_themselves(three, 0.1)) == {"off"}
+    three = rules.among_themselves([*two, standing("b", exact(1))], 0.1)
+    assert set(three) == {"off"}
+    assert "it disagrees with a and b, who agree with each other" in three["off"]
     # Without the shift nobody is out.
     fair = [standing(name, exact(seed)) for seed, name in enumerate("abc")]
     assert rules.among_themselves(fair, 0.1) == {}
@@ -386,6 +402,7 @@ MALA = {"MALA": samplers.MALA()}
         ({"samplers": {"a": exact(0)}}, r"'a' is a set of draws; .* ppl.report\({name: draws"),
         ({"target": lambda x: x}, "function is no target"),
         ({"target": ppl.from_samples(np.zeros((5, 2)))}, "compare needs a density"),
+        ({"tolerance": 0}, "tolerance must be positive, in standard deviations; got 0"),
         ({"num_seeds": 0}, "num_seeds must be an integer, at least 1; got 0"),
         ({"reference": {"y": 0.0}}, "reference='y': the draws have no such value; there are x"),
         ({"reference": {"x": 0.0}}, r"its mean should have the shape \(2,\); got \(\)"),
