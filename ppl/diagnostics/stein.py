@@ -117,7 +117,7 @@ def stein_test(
     ValueError
         For fewer than 50 effective draws, draws where the gradient is not finite, resampled draws.
     """
-    positions, target, log_weights, is_chain = _opened(draws, target, log_weights)
+    positions, target, log_weights, is_chain = opened(draws, target, log_weights)
     x = flat_rows(positions, 2)
     if x.shape[0] * x.shape[1] < MIN_DRAWS:
         raise _too_few(x.shape[0] * x.shape[1])
@@ -154,7 +154,7 @@ def _too_few(number: float | int) -> ValueError:
     )
 
 
-def _opened(draws: Any, target: Any, log_weights: Any) -> tuple[PyTree, Any, Any, bool]:
+def opened(draws: Any, target: Any, log_weights: Any) -> tuple[PyTree, Any, Any, bool]:
     """Positions (chain, draw, ...), target, log weights (chain, draw), and if they are chains."""
     if isinstance(draws, Draws):
         if log_weights is not None:
