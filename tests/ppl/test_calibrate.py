@@ -393,6 +393,17 @@ def test_a_killed_calibration_goes_on_where_it_was(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_samplers_that_are_no_chains_go_on_too(tmp_path):
+    importance = samplers.ImportanceSampling(num_particles=256)
+    options = {"num_samples": None, "num_warmup": None, "num_simulations": 4}
+    first = calibrated(importance, **options, checkpoint=tmp_path)
+    states = {f: f.stat().st_mtime_ns for f in tmp_path.glob("*/target-*/chunk-*")}
+    again = calibrated(importance, **options, checkpoint=tmp_path)
+    np.testing.assert_array_equal(first.ranks, again.ranks)
+    assert len(states) >= 4
+    assert states == {f: f.stat().st_mtime_ns for f in states}
+
+
 def test_an_interrupt_judges_what_is_complete(monkeypatch):
     real, calls = inference.sample_batch, []
 

@@ -164,6 +164,16 @@ def test_an_exact_draw_is_the_truth_of_a_target_without_data():
     )
 
 
+def test_no_target_of_a_stack_compiles_anything_of_its_own(compilations):
+    _, _, stack = simulated(normal, jnp.zeros(3), 1.0)
+    first = stack[0].args[0]
+    with compilations() as count:
+        others = [stack[i].args[0] for i in (1, 2, 3)]
+    assert count.compilations == 0
+    assert not any(np.array_equal(first, other) for other in others)
+    np.testing.assert_array_equal(others[1], np.asarray(stack.stacked.args[0])[2])
+
+
 # Replications ---------------------------------------------------------------------------------
 
 
