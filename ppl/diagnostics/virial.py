@@ -2,10 +2,11 @@
 
     E s_i = 0,    -E s_i (x_i - m_i) = 1,    s = grad log p, m any constant
 
-They hold for draws of the target, by integration by parts, and need its score only. For a normal target the second is the
-variance of the draws over that of the target, and the first the distance of the means: so they say
-*what* is wrong where `stein` says that something is, and they see the wrong scale of a single
-coordinate among many, or a small one with few draws. In physics the second is the virial theorem.
+They hold for draws of the target, by integration by parts, and need its score only. For a normal
+target the second is the variance of the draws over that of the target, and the first the distance
+of the means: so they say *what* is wrong where `stein` says that something is, and they see the
+wrong scale of a single coordinate among many, or a small one with few draws. In physics the second
+is the virial theorem.
 
 Null distribution: the z-score of each mean is standard normal, its error from the effective number
 of draws of that very series; the p-value is Bonferroni's over all coordinates and both identities.
@@ -105,7 +106,8 @@ def virial_test(draws: Any, target: Any = None, *, max_draws: int = MAX_DRAWS) -
     series = np.concatenate([-score * (x - x.mean(axis=(0, 1))), score * sd], axis=2)
     number = np.full(series.shape[2], float(x.shape[0] * x.shape[1]))
     if is_chain:
-        number = np.nan_to_num(ess_mean(series), nan=np.inf)
+        # More than the draws there are, as antithetic chains have, is not counted on.
+        number = np.fmin(ess_mean(series), number)
         if number.min() < MIN_DRAWS:
             raise _too_few(number.min())
     mean, error = series.mean(axis=(0, 1)), series.std(axis=(0, 1)) / np.sqrt(number)
