@@ -31,7 +31,7 @@ from jaxtyping import PRNGKeyArray
 
 from ppl import about, keys, weights
 from ppl.calling import CallableModule
-from ppl.diagnostics.calibration import judge, tests_of
+from ppl.diagnostics.calibration import judge, table_of
 from ppl.diagnostics.convergence import Verdict
 from ppl.diagnostics.rhat_ess import chain_statistics
 from ppl.draws import Draws
@@ -379,7 +379,7 @@ def _result(
     facts = pd.DataFrame([fit.facts for fit in fits])
     for frame in (ranks, effective, facts):
         frame.index.name = "simulation"
-    table = tests_of(ranks, joint, level)
+    table = table_of(ranks, joint, level)
     judgement = judge(table, effective, facts, level, settings, notes)
     return Calibration(ranks, effective, facts, table, judgement, settings)
 

@@ -31,7 +31,7 @@ MAX_FAILED = 0.05
 SHARE = 0.5  # of the level, for each of the two kinds of quantities
 
 
-def tests_of(ranks: Any, joint: np.ndarray, level: float) -> Any:
+def table_of(ranks: Any, joint: np.ndarray, level: float) -> Any:
     """One row a quantity: p-value adjusted for all, shift and spread of its draws, and words.
 
     Parameters
@@ -106,7 +106,7 @@ def judge(
     settings: dict[str, Any],
     notes: list[str],
 ) -> Verdict:
-    """Judge what `tests_of` found, together with the fits it rests on."""
+    """Judge what `table_of` found, together with the fits it rests on."""
     import pandas as pd
 
     off = table[table["p_value"] <= level].sort_values("p_value")

@@ -19,7 +19,7 @@ import ppl
 import samplers
 from models.targets.gaussian import Gaussian
 from ppl.calibrate import Calibration
-from ppl.diagnostics.calibration import judge, tests_of
+from ppl.diagnostics.calibration import judge, table_of
 from ppl.report.page import report
 from report_pages import make_draws, model_groups, nuts_stats
 
@@ -162,6 +162,6 @@ def calibration_of(ranks, labels) -> Calibration:
     }  # fmt: skip
     frame = pd.DataFrame(ranks, columns=labels)
     effective = pd.DataFrame(np.full(ranks.shape, 90), columns=labels)
-    table = tests_of(frame, np.array([False, True]), 0.01)
+    table = table_of(frame, np.array([False, True]), 0.01)
     judgement = judge(table, effective, pd.DataFrame(rows), 0.01, about, ["A note."])
     return Calibration(frame, effective, pd.DataFrame(rows), table, judgement, about)
