@@ -64,6 +64,7 @@ class Energy(eqx.Module):
     ``log_density``         ``log_density(position)``
     ``gradient``            the same, and every leaf of the position is a float
     ``log_parts``           ``log_parts(position) -> (log_prior, log_likelihood)``
+    ``log_prior``           ``log_prior(position)``, also where the density needs more data
     ``sample``              ``sample(rng_key, n)``: exact draws
     ``simulate``            ``simulate(rng_key) -> (position, target)``: a draw from the prior, and
                             the target of data drawn given it

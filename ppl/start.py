@@ -68,7 +68,9 @@ def finite(
 ) -> tuple[Bool[Array, " chain"], Float[Array, " chain"]]:
     """Which chains have a finite density (and gradient), and the densities."""
     if not with_gradient:
-        density = jax.vmap(target.log_density)(positions)
+        # A model that only ever sees some of its rows has the density of its prior alone.
+        whole = "log_density" in target.offers
+        density = jax.vmap(target.log_density if whole else target.log_prior)(positions)  # pyright: ignore[reportAttributeAccessIssue]
         return jnp.isfinite(density), density
     density, gradient = jax.vmap(jax.value_and_grad(target.log_density))(positions)
     good = jnp.isfinite(density)

@@ -22,10 +22,14 @@ from compilations import Compilations, count_compilations
 from ppl.sampler import DirectSampler, LearnedSampler, MarkovKernel, ParticleSampler
 
 NUM_CHAINS, NUM_STEPS, WALL = 3, 12, 0.05
-REQUIRED = {"ULA": {"step_size": 0.1}}
+REQUIRED = {
+    "SGHMC": {"step_size": 0.1, "batch_size": 5},
+    "SGLD": {"step_size": 0.1, "batch_size": 5},
+    "ULA": {"step_size": 0.1},
+}
 TUNED = {"GibbsianPolarSlice": "width"}  # by another field than a step size
 # These need more of a target than a density; their own tests give it.
-OTHER_TARGETS = {"EllipticalSlice"}
+OTHER_TARGETS = {"EllipticalSlice", "SGHMC", "SGLD"}
 CLASSES = {row.name: getattr(samplers, row.name) for row in samplers.table()}
 
 
