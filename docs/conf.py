@@ -33,7 +33,6 @@ highlight_language = "none"  # formulas; code says that it is Python
 
 myst_enable_extensions = ["deflist", "colon_fence"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.xref_missing"]  # files of the repository, which a test follows
 
 # Docstrings -------------------------------------------------------------------------------------
 
