@@ -142,6 +142,16 @@ _METHODS = (
         "core",
     ),
     Method(
+        "LogConcaveChain",
+        "Once-at-a-time smoothing",
+        "samplers.langevin.log_concave_chain",
+        "arXiv:2305.19473",
+        "biased",
+        _DENSITY,
+        "num_measurements (num_steps + 1) denoisers a draw",
+        "method",
+    ),
+    Method(
         "RandomWalk",
         "Random-walk Metropolis",
         "samplers.mcmc.random_walk",

@@ -23,6 +23,7 @@ from ppl.sampler import DirectSampler, LearnedSampler, MarkovKernel, ParticleSam
 
 NUM_CHAINS, NUM_STEPS, WALL = 3, 12, 0.05
 REQUIRED = {
+    "LogConcaveChain": {"sigma": 1.0},
     "SGHMC": {"step_size": 0.1, "batch_size": 5},
     "SGLD": {"step_size": 0.1, "batch_size": 5},
     "ULA": {"step_size": 0.1},
