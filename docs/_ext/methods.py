@@ -4,7 +4,6 @@ Nothing here is said twice: name, paper, exactness, needs, cost and tier are tho
 `samplers.table`, which a test compares with the classes.
 """
 
-import importlib
 import pkgutil
 import re
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 
 import models.programs
 import models.targets
+import ppl.adapters
 import ppl.diagnostics
 import samplers
 
@@ -200,8 +200,7 @@ def prepare(app: Any, config: Any) -> None:
     """Before anything is read."""
     write_methods()
     write_modules("diagnostics", "Diagnostics", [ppl.diagnostics])
-    if importlib.util.find_spec("ppl.adapters"):
-        write_modules("adapters", "Adapters", [importlib.import_module("ppl.adapters")])
+    write_modules("adapters", "Adapters", [ppl.adapters])
     write_modules("models", "Targets that come with the library", [models.targets, models.programs])
     copy_examples()
 
