@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ppl.sampler import MarkovKernel as MarkovKernel
     from ppl.sampler import ParticleSampler as ParticleSampler
     from ppl.sampler import load_sampler as load_sampler
+    from ppl.sequence import SequenceModel as SequenceModel
     from ppl.stopping import converged as converged
     from ppl.stopping import elapsed as elapsed
     from ppl.stopping import evaluations as evaluations
@@ -73,6 +74,7 @@ _HOMES = {
         "ParticleSampler",
         "load_sampler",
     ),
+    "ppl.sequence": ("SequenceModel",),
     "ppl.stopping": ("converged", "elapsed", "evaluations"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

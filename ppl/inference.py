@@ -15,7 +15,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from ppl import about, keys, population, sharding, start
 from ppl.checkpoint import Checkpoint, fingerprint
 from ppl.draws import Draws, Estimate, Run
-from ppl.energy import Energy, Position, Stack, TargetError, entry
+from ppl.energy import Energy, Position, Prior, Stack, TargetError, entry
 from ppl.markov import Chains, Outcome, Plan, Tallies
 from ppl.sampler import (
     DirectSampler,
@@ -279,8 +279,9 @@ def _positions(
         )
         if floats:
             return None
-        if "sample" in target.offers:
-            return target.sample(key, num_chains)  # pyright: ignore[reportAttributeAccessIssue]
+        drawable = target if "sample" in target.offers else getattr(target, "prior", None)
+        if isinstance(drawable, Prior):
+            return drawable.sample(key, num_chains)
         raise TargetError(
             "a discrete target has no jittered start; pass init= with positions, or a function "
             "(rng_key, target, num_chains) -> positions"

@@ -182,6 +182,16 @@ _METHODS = (
         "core",
     ),
     Method(
+        "SequenceMetropolis",
+        "Metropolis-Hastings over sequences",
+        "samplers.mcmc.sequence_metropolis",
+        "arXiv:2406.00049",
+        "exact",
+        _DENSITY,
+        "1 log-density and length passes of the model a draw",
+        "core",
+    ),
+    Method(
         "ImportanceSampling",
         "Importance sampling from the prior",
         "samplers.smc.importance",

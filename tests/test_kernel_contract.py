@@ -30,7 +30,7 @@ REQUIRED = {
 }
 TUNED = {"GibbsianPolarSlice": "width"}  # by another field than a step size
 # These need more of a target than a density; their own tests give it.
-OTHER_TARGETS = {"EllipticalSlice", "SGHMC", "SGLD"}
+OTHER_TARGETS = {"EllipticalSlice", "SGHMC", "SGLD", "SequenceMetropolis"}
 CLASSES = {row.name: getattr(samplers, row.name) for row in samplers.table()}
 
 
