@@ -246,7 +246,7 @@ def _bijection(site: Message) -> Any:
         ) from error
 
 
-def _start(site: Message) -> Array | None:
+def start_value(site: Message) -> Array | None:
     """Any value of a latent site: shapes are wanted, so nothing is sampled."""
     if site["type"] != "sample" or site["value"] is not None:
         return None
@@ -261,7 +261,7 @@ def _start(site: Message) -> Array | None:
 def _facts(model: Callable, args: tuple, kwargs: dict, *inner: Messenger) -> Structure:
     """Facts of all sites; runs inside abstract tracing."""
     seed = handlers.seed(rng_seed=random.key(0))  # a subsampled plate draws its rows
-    record = run(model, args, kwargs, seed, handlers.substitute(substitute_fn=_start), *inner)
+    record = run(model, args, kwargs, seed, handlers.substitute(substitute_fn=start_value), *inner)
     for kind in ("param", "mutable"):
         if names := [site["name"] for site in record.sites.values() if site["type"] == kind]:
             raise TargetError(_NO_STATE[kind].format(sites=listed(names)))

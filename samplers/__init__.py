@@ -192,6 +192,16 @@ _METHODS = (
         "core",
     ),
     Method(
+        "Gibbs",
+        "Gibbs sampling",
+        "samplers.mcmc.gibbs",
+        "doi:10.1109/TPAMI.1984.4767596",
+        "exact",
+        _DENSITY,
+        "a draw of each block's kernel, and 1 log-density for each value of a discrete site",
+        "core",
+    ),
+    Method(
         "ImportanceSampling",
         "Importance sampling from the prior",
         "samplers.smc.importance",

@@ -23,6 +23,7 @@ from ppl.sampler import DirectSampler, LearnedSampler, MarkovKernel, ParticleSam
 
 NUM_CHAINS, NUM_STEPS, WALL = 3, 12, 0.05
 REQUIRED = {
+    "Gibbs": {"blocks": {"a": samplers.RandomWalk()}},
     "LogConcaveChain": {"sigma": 1.0},
     "SGHMC": {"step_size": 0.1, "batch_size": 5},
     "SGLD": {"step_size": 0.1, "batch_size": 5},
@@ -30,7 +31,7 @@ REQUIRED = {
 }
 TUNED = {"GibbsianPolarSlice": "width"}  # by another field than a step size
 # These need more of a target than a density; their own tests give it.
-OTHER_TARGETS = {"EllipticalSlice", "SGHMC", "SGLD", "SequenceMetropolis"}
+OTHER_TARGETS = {"EllipticalSlice", "Gibbs", "SGHMC", "SGLD", "SequenceMetropolis"}
 CLASSES = {row.name: getattr(samplers, row.name) for row in samplers.table()}
 
 
