@@ -108,3 +108,15 @@ right = (draws["x"] > 0).mean()
 draws = ppl.sample(samplers.MALA(), apart, num_chains=16, **sizes, progress=False)
 stuck = (draws["x"] > 0).mean()
 print(f"share of the right mode: MALA {stuck:.2f}, LogConcaveChain {right:.2f}; known 0.70")
+
+# %%
+# Where there is no density but a data set, a score that is learned from it is right within the
+# modes and wrong about their weights. Walks that start at the data and stop early do not mind.
+
+side = np.where(rng.random((2000, 1)) < 0.7, 4.0, -4.0)
+data = (side + rng.normal(size=side.shape)).astype("float32")
+equal_weights = lambda x: 4 * jnp.tanh(4 * x) - x
+walks = samplers.DataLangevin(equal_weights, step_size=0.05, num_steps=60)
+draws = ppl.sample(walks, ppl.from_samples(data), num_samples=4096, progress=False)
+share, known_share = (draws["x"] > 0).mean(), (data > 0).mean()
+print(f"share of the right mode: DataLangevin {share:.2f}; known {known_share:.2f} of the data")

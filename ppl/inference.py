@@ -458,8 +458,11 @@ def _evidence(drawn: population.Drawn) -> Estimate | None:
     if drawn.log_weights is not None and isinstance(drawn.sampler, DirectSampler):
         return weights.evidence_estimate(drawn.log_weights)
     value, error = weights.combine_evidence(drawn.log_evidences)
-    known = len(drawn.log_evidences) > 1
-    return Estimate(float(value), float(error) if known else None)
+    if len(drawn.log_evidences) > 1:
+        return Estimate(float(value), float(error))
+    return Estimate(
+        float(value), drawn.log_evidence_errors[0] if drawn.log_evidence_errors else None
+    )
 
 
 # The door -------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ class Drawn:
     tallies: Tallies
     stopped: str = "complete"
     notes: list[str] = field(default_factory=list)
+    log_evidence_errors: list[float | None] = field(default_factory=list)  # one a run
 
 
 type Progress = Callable[[int, dict[str, Any]], None]
@@ -85,7 +86,7 @@ def run_particles(
             "became true"
         )
     collect_keys = [keys.key_for(key, keys.COLLECT) for key in run_keys]
-    collected, notes = [], []
+    collected, notes, errors = [], [], []
     for run, key in enumerate(collect_keys):
         mine = jax.tree.map(lambda x: x[run], loop.state)  # noqa: B023
         # A run that arrived before the others stood still: its history ends where it did.
@@ -93,6 +94,7 @@ def run_particles(
         steps = {n: x[~arrived, run] for n, x in loop.history().items() if n != "arrived"}
         notes += sampler.notes(steps)
         collected.append(sampler.collect(key, target, mine, steps))
+        errors.append(sampler.log_evidence_error(steps))
     positions, log_weights, log_evidence = zip(*collected, strict=True)
     history = {n: np.swapaxes(x, 0, 1) for n, x in loop.history().items() if n != "arrived"}
     return Drawn(
@@ -104,6 +106,7 @@ def run_particles(
         tallies,
         loop.stopped,
         list(dict.fromkeys(notes)),
+        errors,
     )
 
 

@@ -183,6 +183,10 @@ class ParticleSampler(Sampler):
     ) -> tuple[Position, Float[Array, " n"] | None, Float[Array, ""] | None]:
         """``(positions, log_weights, log_evidence)`` of one run; ``history``: its infos."""
 
+    def log_evidence_error(self, history: dict[str, np.ndarray]) -> float | None:
+        """Standard error of the log-evidence of one run, where the run itself can tell."""
+        return None
+
     def notes(self, history: dict[str, np.ndarray]) -> list[str]:
         """What a reader of the results should hear about one run, once it is over.
 

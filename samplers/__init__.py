@@ -152,6 +152,16 @@ _METHODS = (
         "method",
     ),
     Method(
+        "DataLangevin",
+        "Langevin from the data",
+        "samplers.langevin.data_langevin",
+        "arXiv:2310.01762",
+        "biased",
+        ("data",),
+        "num_steps scores a draw",
+        "method",
+    ),
+    Method(
         "RandomWalk",
         "Random-walk Metropolis",
         "samplers.mcmc.random_walk",

@@ -23,6 +23,7 @@ from ppl.sampler import DirectSampler, LearnedSampler, MarkovKernel, ParticleSam
 
 NUM_CHAINS, NUM_STEPS, WALL = 3, 12, 0.05
 REQUIRED = {
+    "DataLangevin": {"score": jnp.negative, "step_size": 0.1},
     "Gibbs": {"blocks": {"a": samplers.RandomWalk()}},
     "LogConcaveChain": {"sigma": 1.0},
     "SGHMC": {"step_size": 0.1, "batch_size": 5},
@@ -31,7 +32,7 @@ REQUIRED = {
 }
 TUNED = {"GibbsianPolarSlice": "width"}  # by another field than a step size
 # These need more of a target than a density; their own tests give it.
-OTHER_TARGETS = {"EllipticalSlice", "Gibbs", "SGHMC", "SGLD", "SequenceMetropolis"}
+OTHER_TARGETS = {"DataLangevin", "EllipticalSlice", "Gibbs", "SGHMC", "SGLD", "SequenceMetropolis"}
 CLASSES = {row.name: getattr(samplers, row.name) for row in samplers.table()}
 
 
@@ -265,7 +266,13 @@ def test_a_step_keeps_the_state_of_a_population(name, double):
 
 @pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
 @pytest.mark.parametrize(
-    "name", of_kind(ParticleSampler) + of_kind(LearnedSampler) + of_kind(DirectSampler)
+    "name",
+    [
+        name
+        for kind in (ParticleSampler, LearnedSampler, DirectSampler)
+        for name in of_kind(kind)
+        if name not in OTHER_TARGETS
+    ],
 )
 def test_draws_of_a_population_are_positions_with_their_weights(name, double):
     with jax.enable_x64(double):

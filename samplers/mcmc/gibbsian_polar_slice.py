@@ -36,7 +36,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from ppl.energy import Energy, Position, TargetError, describe, dimension, float_dtype
 from ppl.sampler import Exactness, MarkovKernel, Record, WarmUp, positive, where
 from samplers.mcmc.shrinkage import shrink
-from samplers.mcmc.windows import optional
+from samplers.mcmc.windows import flatten, optional
 
 MAX_STEPS = 100  # of stepping out, on both sides together
 SMALLEST = 1e-5  # radius, in units of the width: nearer to the center there is no direction
@@ -186,6 +186,17 @@ class GibbsianPolarSlice(MarkovKernel):
             jnp.stack([spent, jnp.zeros_like(spent)]),
             (ravel_pytree(moved.point.position)[0],),
         )
+
+    def retune(
+        self, particles: Position, log_weights: Float[Array, " n"], info: Any
+    ) -> "GibbsianPolarSlice":
+        """Center at the weighted mean, and the width the geometric mean of the radii about it."""
+        x = flatten(particles)
+        weights = jax.nn.softmax(log_weights)
+        center = (weights @ x).astype(x.dtype)
+        radius = jnp.maximum(jnp.linalg.norm(x - center, axis=1), SMALLEST * self.width)
+        width = jnp.exp(weights @ jnp.log(radius)).astype(self.width.dtype)
+        return GibbsianPolarSlice(width, center)
 
 
 def lr(r: Float[Array, ""], log_density: Float[Array, ""], d: int) -> Float[Array, ""]:

@@ -112,6 +112,17 @@ def test_warm_up_finds_the_middle_and_the_size_of_a_heavy_tail():
     assert (np.abs(np.median(draws["a"], axis=(0, 1)) - middle) < 60).all()
 
 
+def test_retuning_follows_the_particles():
+    x = 3.0 + 2 * random.normal(random.key(0), (4000, 9))
+    target = ppl.from_log_density(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(9))
+    weights = jnp.where(x[:, 0] > 3, 0.0, -jnp.inf)
+    tuned = GibbsianPolarSlice().resolve(target).retune(x, weights, None)
+    # The half beyond the mean of the first coordinate has its mean 2 sqrt(2 / pi) further out.
+    np.testing.assert_allclose(tuned.center[0], 3 + 2 * np.sqrt(2 / np.pi), atol=0.2)
+    np.testing.assert_allclose(tuned.center[1:], 3, atol=0.3)
+    assert 5 < tuned.width < 6.5
+
+
 def test_a_chain_at_the_center_leaves_it():
     target = ppl.from_log_density(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(3))
     kernel = GibbsianPolarSlice(width=2.0).resolve(target)

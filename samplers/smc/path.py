@@ -1,0 +1,209 @@
+"""The geometric path from what can be sampled to the target, and how fast to walk it.
+
+    pi_b(x) = r(x) exp(b V(x)),   b from 0 to 1,   V = log target - log r
+
+For a posterior r is the prior and V the log-likelihood, each evaluated once; with a reference of
+the user's own, r is that and V the difference. At b = 0 there are exact draws, at b = 1 is the
+target; pi_b is a target like any other, whose b is traced.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
+from numpyro.distributions import Distribution
+
+from ppl import weights
+from ppl.energy import Energy, Position, TargetError, from_distribution, require_template
+
+BISECTIONS = 60
+
+
+class Path(eqx.Module):
+    """From the reference to the target.
+
+    Parameters
+    ----------
+    target
+        Where it ends. Without a reference it offers ``log_parts`` and its prior can be sampled.
+    reference
+        Where it starts: normalised and samplable. None: the prior.
+    """
+
+    target: Any
+    reference: Any = None
+
+    def sample(self, rng_key: PRNGKeyArray, n: int) -> Position:
+        """``n`` exact draws at b = 0."""
+        if self.reference is not None:
+            return self.reference.sample(rng_key, n)
+        # A posterior holds its prior; a model is its own, and its `sample` ignores the data.
+        return getattr(self.target, "prior", self.target).sample(rng_key, n)
+
+    def log_parts(self, position: Position) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Log r and V of one position."""
+        if self.reference is None:
+            return self.target.log_parts(position)
+        log_reference = self.reference.log_density(position)
+        return log_reference, self.target.log_density(position) - log_reference
+
+    def log_ratios(self, positions: Position) -> Float[Array, " n"]:
+        """V of each of many positions."""
+        return jax.vmap(lambda position: self.log_parts(position)[1])(positions)
+
+    def at(self, inverse_temperature: Float[Array, ""]) -> "Rung":
+        """Return pi_b as a target."""
+        return Rung(self, inverse_temperature)  # pyright: ignore[reportCallIssue]
+
+    def check(self, name: str) -> None:
+        """Raise unless the start can be sampled and both densities are there."""
+        if self.reference is not None:
+            require_template(self.reference.template, self.target.template, "reference")
+            for capability in ("log_density", "sample"):
+                if capability not in self.reference.offers:
+                    refusal = self.reference.refuse(capability)
+                    raise TargetError(f"{name} starts from the reference: {refusal}")
+            return
+        prior = getattr(self.target, "prior", self.target)
+        if "log_parts" not in self.target.offers:
+            raise TargetError(
+                f"{name} walks from a prior to the target, and this {type(self.target).__name__} "
+                "does not say which part of it is the prior. Write ppl.posterior(prior, "
+                "log_likelihood) or a NumPyro model, or say where to start: "
+                f"samplers.{name}(reference=numpyro.distributions.Normal(jnp.zeros(d), "
+                "3.0).to_event(1)), in unconstrained space and wider than the target"
+            )
+        if isinstance(prior, Energy) and "sample" not in prior.offers:
+            raise TargetError(f"{name} draws from the prior: {prior.refuse('sample')}")
+
+
+class Rung(Energy):
+    """pi_b, for the kernels that move particles."""
+
+    path: Path
+    inverse_temperature: Float[Array, ""]
+
+    @property
+    def template(self) -> PyTree[jax.ShapeDtypeStruct]:
+        return self.path.target.template
+
+    def log_density(self, position: Position) -> Float[Array, ""]:
+        log_reference, log_ratio = self.path.log_parts(position)
+        b = self.inverse_temperature.astype(log_reference.dtype)
+        # 0 * inf is NaN: the reference must not see the target at all.
+        return log_reference + jnp.where(b > 0, b * jnp.where(b > 0, log_ratio, 0), 0)
+
+
+def as_reference(value: Any) -> Any:
+    """Field converter: None, a NumPyro distribution, or a target that can be sampled."""
+    if isinstance(value, Distribution):
+        return from_distribution(value)
+    if value is None or isinstance(value, Energy) or type(value) is object:
+        return value
+    raise ValueError(
+        f"reference must be a NumPyro distribution or a target that can be sampled; got {value!r}"
+    )
+
+
+def as_schedule(value: Any) -> Any:
+    """Field converter: inverse temperatures that rise to 1, or None."""
+    if value is None or isinstance(value, Tracer) or type(value) is object:
+        return value
+    expected = "inverse temperatures that rise strictly, from above 0 to 1"
+    try:
+        numbers = np.asarray(value, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"schedule must be {expected}; got {value!r}") from error
+    if numbers.ndim != 1 or not len(numbers) or isinstance(value, bool):
+        raise ValueError(f"schedule must be {expected}, such as (0.01, 0.1, 1.0); got {value!r}")
+    if not (numbers[0] > 0 and (np.diff(numbers) > 0).all() and numbers[-1] == 1):
+        raise ValueError(f"schedule must be {expected}; got {value}")
+    return value if isinstance(value, jax.Array) else jnp.asarray(numbers, jnp.result_type(float))
+
+
+# Weights along the path -------------------------------------------------------------------------
+
+
+def increments(step: ArrayLike, log_ratios: Float[Array, " n"]) -> Float[Array, " n"]:
+    """``step V``, where a V that is -inf stays so whatever the step."""
+    log_ratios = weights.clean(log_ratios)
+    finite = jnp.isfinite(log_ratios)
+    return jnp.where(finite, step * jnp.where(finite, log_ratios, 0), -jnp.inf)
+
+
+def next_inverse_temperature(
+    log_ratios: Float[Array, " n"],
+    log_weights: Float[Array, " n"],
+    b: Float[Array, ""],
+    kept: Float[Array, ""],
+    rule: str = "ess",
+) -> Float[Array, ""]:
+    """Smallest b' at which no more than the share ``kept`` of the effective size is left, or 1.
+
+    ``"ess"``: of the effective sample size of all weights; ``"cess"``: of the conditional one of
+    the increments, with the present weights as masses. Particles of no weight at any b' > b have
+    none to lose and do not count.
+    """
+
+    def left(middle: Array) -> Array:
+        steps = increments(middle - b, log_ratios)
+        if rule == "cess":
+            return weights.cess(log_weights, steps)
+        return weights.ess(log_weights + steps)
+
+    goal = kept * left(b)
+
+    def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = (low + high) / 2
+        enough = left(middle) > goal
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    one = jnp.ones_like(b)
+    _, found = lax.fori_loop(0, BISECTIONS, halve, (b, one))
+    # Each step is one that numbers of this precision can tell.
+    found = jnp.clip(found, b * (1 + 4 * jnp.finfo(b.dtype).eps), one)
+    return jnp.where((goal > 0) & (left(one) <= goal), found, one)
+
+
+# Nothing to start from ---------------------------------------------------------------------------
+
+
+def why_dead(path: Path, positions: Position, log_ratios: Any, name: str) -> str:
+    """Message for a population of which no particle has any weight, on the host.
+
+    Where the target has a pointwise log-likelihood, the observations that kill the draws are
+    named, the most deadly first.
+    """
+    log_ratios = np.asarray(log_ratios)
+    n, not_numbers = len(log_ratios), int(weights.count_illegal(log_ratios))
+    start = "the reference" if path.reference is not None else "the prior"
+    message = f"{name}: none of {n} draws from {start} has a likelihood above 0"
+    if not_numbers:
+        message += f" ({not_numbers} are NaN or +inf)"
+    deadly = _deadly(path, positions)
+    if deadly:
+        message += "; killed by " + ", ".join(deadly)
+    return message + (
+        ". Check the data against the support of the model, raise num_particles, or start nearer "
+        "to the target with reference="
+    )
+
+
+def _deadly(path: Path, positions: Position, most: int = 4) -> list[str]:
+    if path.reference is not None or "pointwise_log_likelihood" not in path.target.offers:
+        return []
+    found = []
+    for site, values in jax.vmap(path.target.pointwise_log_likelihood)(positions).items():
+        shares = (~np.isfinite(np.asarray(values))).mean(axis=0)
+        for index, share in np.ndenumerate(shares):
+            if share > 0:
+                found.append((-share, f"{site}[{', '.join(map(str, index))}]" if index else site))
+    found = sorted(found)
+    names = [f"{label} (in {-share:.0%} of them)" for share, label in found[:most]]
+    return names + ([f"and {len(found) - most} more"] if len(found) > most else [])
