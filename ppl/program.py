@@ -163,7 +163,7 @@ class Program(Energy):
     @property
     def prior(self) -> ModelPrior:
         """What the model says before it sees its data, as a target of its own."""
-        return ModelPrior(self)
+        return ModelPrior(self)  # pyright: ignore[reportCallIssue]
 
     # Spaces -----------------------------------------------------------------------------------
 

@@ -34,7 +34,13 @@ from samplers.mcmc.metropolis import all_finite, illegal
 
 
 class Gaussian(NamedTuple):
-    """N(m, L L') on flat positions: m, the log of L's diagonal, and L below it or None."""
+    """N(m, L L') on flat positions: m, the log of L's diagonal, and B below it or None.
+
+    ``L = D (I + B / sqrt(d))`` with D diagonal and B strictly lower triangular. Adam moves every
+    number by about the learning rate: relative to D and with the root, a row of L then moves by as
+    much as its diagonal does. On L itself the first updates of a narrow start would make entries
+    below the diagonal larger than those on it, and L^-1 explode, exponentially in d.
+    """
 
     mean: Float[Array, " d"]
     log_diagonal: Float[Array, " d"]
@@ -43,8 +49,14 @@ class Gaussian(NamedTuple):
     @property
     def factor(self) -> Float[Array, "d d"]:
         """The lower triangular L."""
-        diagonal = jnp.diag(jnp.exp(self.log_diagonal))
-        return diagonal if self.below is None else jnp.tril(self.below, -1) + diagonal
+        return jnp.exp(self.log_diagonal)[:, None] * self._unit
+
+    @property
+    def _unit(self) -> Float[Array, "d d"]:
+        """L with its rows scaled to a diagonal of ones."""
+        d = self.mean.size
+        ones = jnp.eye(d, dtype=self.mean.dtype)
+        return ones if self.below is None else ones + jnp.tril(self.below, -1) / d**0.5
 
     def noise(self, rng_key: PRNGKeyArray, n: int) -> Float[Array, "n d"]:
         """Standard normal rows."""
@@ -58,11 +70,9 @@ class Gaussian(NamedTuple):
 
     def log_density(self, x: Float[Array, "n d"]) -> Float[Array, " n"]:
         """Normalised log-density of each row, in nats."""
-        centered = x - self.mean
-        if self.below is None:
-            noise = centered * jnp.exp(-self.log_diagonal)
-        else:
-            noise = solve_triangular(self.factor, centered.T, lower=True).T
+        noise = (x - self.mean) * jnp.exp(-self.log_diagonal)
+        if self.below is not None:
+            noise = solve_triangular(self._unit, noise.T, lower=True, unit_diagonal=True).T
         log_det = jnp.sum(self.log_diagonal)
         return -0.5 * jnp.sum(noise**2 + jnp.log(2 * jnp.pi), axis=1) - log_det
 

@@ -115,3 +115,12 @@ def test_draws_have_the_law_they_are_scored_by(full_rank):
     noise = law.noise(random.key(0), 7)
     standard = -0.5 * (noise**2 + np.log(2 * np.pi)).sum(1) - 1.0
     np.testing.assert_allclose(law.log_density(law.move(noise)), standard, rtol=1e-5)
+
+
+def test_a_full_rank_fit_in_many_dimensions_is_exact():
+    """With L itself as Adam's variable this run ended at a loss of -1e14."""
+    d = 50
+    target = ppl.from_log_density(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(d))
+    draws = ppl.sample(GaussianVI(), target, 0, num_samples=500, progress=False)
+    assert draws.log_evidence.value == pytest.approx(0.5 * d * np.log(2 * np.pi), abs=1e-3)
+    assert ppl.weights.ess(draws.log_weights.ravel()) > 499
