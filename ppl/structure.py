@@ -145,7 +145,8 @@ def _refuse_discrete(structure: Structure, discrete: list[Site]) -> None:
     if importlib.util.find_spec("funsor") is None:
         raise TargetError(
             f"discrete latent {what}: a density on the reals cannot hold it. Install funsor "
-            f"(pip install funsor), and it is summed out exactly; or {by_hand}"
+            "(pip install funsor), and it is summed out exactly; or sample it: "
+            f"ppl.from_numpyro_mixed(model, ...) with samplers.Gibbs; or {by_hand}"
         )
     if scaled := [s.name for s in structure.sites if s.kind == "latent" and s.is_scaled]:
         raise TargetError(

@@ -12,6 +12,7 @@ from scipy.special import gammaln
 
 import ppl
 import samplers
+from posteriordb import LIMIT, largest, load, z_scores
 from ppl import weights
 from ppl.energy import TargetError
 from samplers.variational import laplace
@@ -154,3 +155,15 @@ def test_draws_have_the_law_they_are_scored_by():
         for r in x
     ]
     np.testing.assert_allclose(law.log_density(noise), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", [samplers.Laplace(), samplers.Pathfinder()], ids=["L", "P"])
+def test_weighted_draws_of_a_real_regression_agree_with_its_reference(sampler):
+    """Kid scores of posteriordb, three parameters, one of them positive."""
+    module, data, reference = load("kidiq-kidscore_momiq")
+    draws = fit(sampler, ppl.from_numpyro(module.model, **data), num_samples=40_000)
+    assert weights.pareto_khat(draws.log_weights.ravel()) < 0.7
+    plain = draws.resample(1, 8000)
+    values = {name: x.reshape(4, 2000, *x.shape[2:]) for name, x in plain.values.items()}
+    z, name, check = largest(z_scores(values, reference))
+    assert z < LIMIT, (name, check)
