@@ -222,6 +222,16 @@ _METHODS = (
         "method",
     ),
     Method(
+        "TemperedSMC",
+        "Tempered sequential Monte Carlo",
+        "samplers.smc.tempered",
+        "doi:10.1111/j.1467-9868.2006.00553.x",
+        "asymptotically exact",
+        _DENSITY,
+        "some tens of gradients a particle and temperature",
+        "core",
+    ),
+    Method(
         "GaussianVI",
         "Gaussian variational inference",
         "samplers.variational.gaussian",
