@@ -63,6 +63,14 @@ Path("out").mkdir(exist_ok=True)
 plt.savefig("out/what_the_metropolis_test_buys.svg")
 
 # %%
+# A better integrator is another way out, where it applies. The BAOAB splitting of underdamped
+# dynamics has the variance of every Gaussian right without any test; on other targets its bias is
+# of second order in the step size, where ULA's is of first order.
+
+baoab = samplers.UnderdampedLangevin(step_size=1.0, metric=samplers.Identity(), metropolis=False)
+print(f"BAOAB without the test, h = 1.0: {variance(baoab, 0):.3f} (known 1)")
+
+# %%
 # The longer the step, the further the two are apart.
 
 worst = len(step_sizes) - 1

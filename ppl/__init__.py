@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ppl.mixed import from_numpyro_mixed as from_numpyro_mixed
     from ppl.predict import predict as predict
     from ppl.program import from_numpyro as from_numpyro
+    from ppl.proximal import composite as composite
     from ppl.reference import reference as reference
     from ppl.report.page import report as report
     from ppl.sampler import DirectSampler as DirectSampler
@@ -67,6 +68,7 @@ _HOMES = {
     "ppl.mixed": ("from_numpyro_mixed",),
     "ppl.predict": ("predict",),
     "ppl.program": ("from_numpyro",),
+    "ppl.proximal": ("composite",),
     "ppl.reference": ("reference",),
     "ppl.report.page": ("report",),
     "ppl.sampler": (

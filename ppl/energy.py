@@ -72,6 +72,7 @@ class Energy(eqx.Module):
                             data drawn given a position
     ``log_likelihood_at``   ``log_likelihood_at(position, indices)`` and ``num_data``
     ``log_normalizer``      the known log Z of ``log_density``
+    ``proximal_map``        ``smooth`` and ``prox(position, step)`` (see `ppl.proximal`)
     ``data``                a data set to learn from
     ======================  ====================================================================
     """
@@ -115,7 +116,10 @@ class Energy(eqx.Module):
 
     def refuse(self, capability: str) -> str:
         """Why ``capability`` is not in `offers`, and what to write instead."""
-        return f"{type(self).__name__} has no {capability!r}; it offers {sorted(self.offers)}"
+        message = f"{type(self).__name__} has no {capability!r}; it offers {sorted(self.offers)}"
+        if capability == "proximal_map":
+            message += ". Write ppl.composite(smooth, regularizer) with, say, samplers.L1(1.0)"
+        return message
 
     def _with_gradient(self, *names: str) -> frozenset[str]:
         leaves = jax.tree.leaves(self.template)

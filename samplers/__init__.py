@@ -29,6 +29,7 @@ class Method(NamedTuple):
 
 _DENSITY = ("log_density",)
 _GRADIENT = ("gradient", "log_density")
+_PROXIMAL = ("gradient", "log_density", "proximal_map")
 
 _METHODS = (
     Method(
@@ -152,6 +153,46 @@ _METHODS = (
         "method",
     ),
     Method(
+        "UnderdampedLangevin",
+        "Underdamped Langevin dynamics",
+        "samplers.langevin.underdamped",
+        "arXiv:1203.5428",
+        "exact",
+        _GRADIENT,
+        "1 gradient a draw",
+        "core",
+    ),
+    Method(
+        "ProximalMALA",
+        "Proximal Metropolis-adjusted Langevin algorithm",
+        "samplers.langevin.proximal_mala",
+        "doi:10.1007/s11222-015-9567-4",
+        "exact",
+        _PROXIMAL,
+        "1 gradient and 1 proximal map a draw",
+        "core",
+    ),
+    Method(
+        "MYULA",
+        "Moreau-Yosida unadjusted Langevin algorithm",
+        "samplers.langevin.myula",
+        "arXiv:1612.07471",
+        "biased",
+        _PROXIMAL,
+        "1 gradient and 1 proximal map a draw",
+        "core",
+    ),
+    Method(
+        "SKROCK",
+        "Stochastic orthogonal Runge-Kutta-Chebyshev method",
+        "samplers.langevin.skrock",
+        "arXiv:1908.08845",
+        "biased",
+        _GRADIENT,
+        "num_stages + 1 gradients (and proximal maps) a draw",
+        "core",
+    ),
+    Method(
         "DataLangevin",
         "Langevin from the data",
         "samplers.langevin.data_langevin",
@@ -232,6 +273,16 @@ _METHODS = (
         "core",
     ),
     Method(
+        "AIS",
+        "Annealed importance sampling",
+        "samplers.smc.annealed",
+        "arXiv:physics/9803008",
+        "asymptotically exact",
+        _DENSITY,
+        "num_temperatures trajectories a particle",
+        "core",
+    ),
+    Method(
         "GaussianVI",
         "Gaussian variational inference",
         "samplers.variational.gaussian",
@@ -290,6 +341,7 @@ _ALIASES = {
     "LangevinMonteCarlo": "ULA",
     "LMC": "ULA",
     "MAMS": "AdjustedMCLMC",
+    "PMALA": "ProximalMALA",
     "RWM": "RandomWalk",
 }
 
@@ -300,6 +352,14 @@ _PARTS = {
     "Dense": "samplers.mcmc.metrics",
     "LowRank": "samplers.mcmc.metrics",
     "PathfinderStart": "samplers.mcmc.pathfinder_start",
+    "Box": "samplers.langevin.proximal_maps",
+    "GroupL2": "samplers.langevin.proximal_maps",
+    "L1": "samplers.langevin.proximal_maps",
+    "NuclearNorm": "samplers.langevin.proximal_maps",
+    "Quadratic": "samplers.langevin.proximal_maps",
+    "Simplex": "samplers.langevin.proximal_maps",
+    "TotalVariation1D": "samplers.langevin.proximal_maps",
+    "TotalVariation2D": "samplers.langevin.proximal_maps",
 }
 
 _MODULES = {method.name: method.module for method in _METHODS} | _PARTS

@@ -26,6 +26,8 @@ REQUIRED = {
     "DataLangevin": {"score": jnp.negative, "step_size": 0.1},
     "Gibbs": {"blocks": {"a": samplers.RandomWalk()}},
     "LogConcaveChain": {"sigma": 1.0},
+    "MYULA": {"step_size": 0.1},
+    "SKROCK": {"step_size": 0.1},
     "SGHMC": {"step_size": 0.1, "batch_size": 5},
     "SGLD": {"step_size": 0.1, "batch_size": 5},
     "ULA": {"step_size": 0.1},
@@ -56,10 +58,20 @@ def log_density(p: Any, scale: Any, wall: Any) -> Any:
     return jnp.where(p["a"] > wall, jnp.nan, -0.5 * squares)
 
 
-def target_of(dtype: Any, scale: float = 1.0, wall: float = np.inf) -> ppl.energy.Energy:
-    """Gaussian of this scale; beyond the wall its density is NaN."""
-    data = np.asarray([scale, wall], dtype)
-    return ppl.from_log_density(log_density, template(dtype), data[0], data[1])
+def smooth_part(p: Any, scale: Any, wall: Any) -> Any:
+    return log_density(p, scale, wall) + 0.1 * sum(jnp.sum(x**2) for x in jax.tree.leaves(p))
+
+
+def target_of(dtype: Any, name: str, scale: float = 1.0, wall: float = np.inf) -> ppl.energy.Energy:
+    """Gaussian of this scale; beyond the wall its density is NaN.
+
+    A proximal kernel gets the same density, of which a part is known by its proximal map.
+    """
+    scale, wall = np.asarray([scale, wall], dtype)
+    if "proximal_map" not in CLASSES[name].needs:
+        return ppl.from_log_density(log_density, template(dtype), scale, wall)
+    smooth = ppl.from_log_density(smooth_part, template(dtype), scale, wall)
+    return ppl.composite(smooth, samplers.Quadratic(0.2))
 
 
 @eqx.filter_jit
@@ -113,9 +125,9 @@ def runs(request):
     jax.config.update("jax_disable_most_optimizations", True)
     with jax.enable_x64(dtype is np.float64):
         target, other, walled = (
-            target_of(dtype),
-            target_of(dtype, scale=0.1),
-            target_of(dtype, wall=WALL),
+            target_of(dtype, name),
+            target_of(dtype, name, scale=0.1),
+            target_of(dtype, name, wall=WALL),
         )
         kernel = make(name).resolve(target)
         tuned = TUNED.get(name, "step_size")
@@ -230,7 +242,7 @@ NARROW = pytest.mark.xfail(reason="BlackJAX's trees carry default floats", raise
 @pytest.mark.usefixtures("x64")
 def test_float32_positions_stay_so_where_float64_is_enabled(name):
     """Traced only. Numbers in fields are float64 here and must not widen what a loop carries."""
-    target = target_of(np.float32)
+    target = target_of(np.float32, name)
     kernel = make(name).resolve(target)
     keys = random.split(random.key(0), (NUM_STEPS + 1, NUM_CHAINS))
     states, _ = eqx.filter_eval_shape(program, kernel, target, keys, start(np.float32))
