@@ -7,9 +7,10 @@ choice. Then ask of your target:
 
 - *Two modes or more, far apart?* No chain crosses, each tells of its own mode only, and R-hat says
   so where the chains start in different ones. What carries weights between modes is a population:
-  particles that are tempered from the prior (``ImportanceSampling`` for a few parameters).
+  particles that are tempered from the prior (``TemperedSMC``; ``ImportanceSampling`` for a few
+  parameters).
 - *The evidence?* Samplers with weights estimate it: ``Laplace``, ``Pathfinder``, ``GaussianVI``,
-  ``ImportanceSampling``; k-hat says how far to trust them.
+  ``ImportanceSampling``, where k-hat says how far to trust them; ``TemperedSMC`` and ``AIS``.
 - *Hundreds of dimensions, strongly correlated?* ``NUTS`` learns a dense or low-rank metric;
   ``AdjustedMCLMC`` costs fewer gradients where every direction has the same scale.
 - *Some hundred short chains (a GPU)?* ``ChEES`` and ``MEADS`` share what they learn.

@@ -81,3 +81,12 @@ for b, ess, moves in zip(
     history["inverse_temperature"][0], history["ess"][0], history["num_moves"][0], strict=True
 ):
     print(f"b = {b:.2e}   ESS {ess:6.0f}   {moves} moves")
+
+# %%
+# Annealed importance sampling walks the same path and copies nobody: its weights are independent, so
+# that it knows its error, and uneven, so that it needs more particles or a longer path.
+
+annealed = ppl.sample(samplers.AIS(num_particles=size, num_temperatures=50), target, progress=False)
+weights = ppl.weights.probabilities(annealed.log_weights[0])
+print(f"AIS: {np.sum(weights * (annealed['y'][0] > 0)):.3f}")
+print(f"log evidence {annealed.log_evidence.value:.2f} +- {annealed.log_evidence.std_error:.2f}")
