@@ -29,7 +29,7 @@ from ppl.recommendation import (
     recommend,
     worst_bias,
 )
-from ppl.sampler import Sampler
+from ppl.sampler import MarkovKernel, Sampler
 from ppl.standing import Standing
 from ppl.stopping import Elapsed, Evaluations, evaluations
 from ppl.trial import Budget, Contestant, refuse_small
@@ -228,7 +228,8 @@ def compare(
     num_seeds
         Runs of each sampler. Nothing compiles between them.
     num_chains
-        Chains of Markov kernels. All others spend the budget on independent runs, or draws.
+        Chains of Markov kernels; those that learn from many chains have their usual number where
+        this is too few for them. All others spend the budget on independent runs, or draws.
     num_warmup
         Steps of Markov kernels; by default what a quarter of the budget pays, between 100 and
         1000.
@@ -292,14 +293,15 @@ def compare(
     if not (isinstance(tolerance, float | int) and tolerance > 0):
         raise ValueError(f"tolerance must be positive, in standard deviations; got {tolerance!r}")
     for sampler in samplers.values():
-        refuse_small(budget, sampler, num_chains, num_warmup)
+        refuse_small(budget, sampler, _chains(sampler, num_chains), num_warmup)
     truth = truth_of(target, reference, random.fold_in(rng_key, REFERENCE), REFERENCE_DRAWS)
     standings = []
     total = len(samplers) * (num_seeds + 1)
     with tqdm(total=total, desc="compare", file=sys.stderr, disable=not progress) as bar:
         for name, sampler in samplers.items():
             bar.set_postfix_str(name)
-            entered = Contestant(sampler, target, budget, num_chains, num_warmup, init)
+            chains = _chains(sampler, num_chains)
+            entered = Contestant(sampler, target, budget, chains, num_warmup, init)
             entered.prepare(random.fold_in(rng_key, PILOT))
             bar.update()
             trials = []
@@ -320,6 +322,13 @@ def compare(
         "Device": about.device(),
     }
     return Comparison(standings, truth, budget, tolerance, facts, about.key_data(rng_key))
+
+
+def _chains(sampler: Sampler, num_chains: int) -> int:
+    """As many chains as asked for, or as a kernel cannot do without."""
+    if isinstance(sampler, MarkovKernel) and num_chains < sampler.fewest_chains:
+        return sampler.usual_chains
+    return num_chains
 
 
 def _check(target: Any, samplers: Any) -> None:
