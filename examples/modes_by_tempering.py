@@ -83,8 +83,8 @@ for b, ess, moves in zip(
     print(f"b = {b:.2e}   ESS {ess:6.0f}   {moves} moves")
 
 # %%
-# Annealed importance sampling walks the same path and copies nobody: its weights are independent, so
-# that it knows its error, and uneven, so that it needs more particles or a longer path.
+# Annealed importance sampling walks the same path and copies nobody: its weights are independent,
+# so that it knows its error, and uneven, so that it needs more particles or a longer path.
 
 annealed = ppl.sample(samplers.AIS(num_particles=size, num_temperatures=50), target, progress=False)
 weights = ppl.weights.probabilities(annealed.log_weights[0])
