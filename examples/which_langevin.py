@@ -76,9 +76,10 @@ for name, kernel in kernels.items():
 print(pd.DataFrame(table).T.to_string())
 
 # %%
-# Exact kernels are off by Monte Carlo error alone. ULA's bias is of the order of its step size, and
-# no run is long enough to lose it. SGLD looks at a tenth of the data a step, so that ten steps cost
-# one evaluation; the noise of its gradients asks for steps that are smaller by as much.
+# Exact kernels are off by Monte Carlo error alone. ULA is off by a bias besides, of the order of
+# its step size, which no run is long enough to lose, though so short a run cannot tell the two
+# apart. SGLD and SGHMC look at a tenth of the data a step: ten steps cost one evaluation, but the
+# noise of their gradients asks for small steps, and few effective draws are what is left.
 
 errors = [row["worst error of an sd"] for row in table.values()]
 plt.figure(figsize=(6, 3), layout="constrained")
