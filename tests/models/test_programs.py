@@ -138,7 +138,7 @@ def test_numpyro_nuts_finds_the_reference(case):
     chains = MCMC(
         NUTS(module.model),
         num_warmup=1000,
-        num_samples=1000,
+        num_samples=2000,  # with 1,000 the peer's R-hat on blr is 1.0101
         num_chains=4,
         chain_method="vectorized",
         progress_bar=False,
@@ -148,8 +148,7 @@ def test_numpyro_nuts_finds_the_reference(case):
     z, name, check = posteriordb.largest(posteriordb.z_scores(draws, reference))
     assert z < posteriordb.LIMIT, f"{name}: {check}"
     columns = [posteriordb.parameter(draws, name) for name in reference]
-    # Enough for the scores to be scores; 1.01 is the bar for samplers of ours, not for a peer's.
-    assert max(rhat(x) for x in columns) < 1.02
+    assert max(rhat(x) for x in columns) < 1.01
     assert min(ess(x) for x in columns) > 400
 
 
