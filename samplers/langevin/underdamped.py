@@ -107,7 +107,9 @@ class UnderdampedLangevin(MarkovKernel):
         ``"BAOAB"`` or ``"OBABO"``.
     metropolis
         Whether each step is tested. Without, nothing is ever rejected: BAOAB's bias is then of
-        second order in the step size.
+        second order in the step size. Warm-up without the test may end with a step size near zero
+        when chains start far out: tune with it, then pass that kernel's ``step_size`` and
+        ``metric`` with ``num_warmup=0``.
     target_acceptance
         Mean acceptance rate that warm-up tunes the step size to; without the test, of the test
         left out.
