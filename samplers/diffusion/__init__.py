@@ -1,0 +1,1 @@
+"""Diffusion and flow priors: noise paths, solvers of their reverse equations, training."""

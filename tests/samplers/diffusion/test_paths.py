@@ -1,0 +1,149 @@
+"""Noise paths and their inverses; the identities between what networks predict."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+from samplers.diffusion import conversions, paths
+
+PATHS = {
+    "VPLinear": paths.VPLinear(),
+    "VPCosine": paths.VPCosine(),
+    "SubVP": paths.SubVP(),
+    "VE": paths.VE(),
+    "EDM": paths.EDM(),
+    "Flow": paths.Flow(),
+    "MeanReverting": paths.MeanReverting(np.array([1.0, -2.0])),
+    "PFGM": paths.PFGM(),
+}
+KINDS = [
+    conversions.PredictsDenoised,
+    conversions.PredictsNoise,
+    conversions.PredictsScore,
+    conversions.PredictsV,
+    conversions.PredictsVelocity,
+]
+
+
+@pytest.fixture(params=PATHS)
+def path(request):
+    return PATHS[request.param]
+
+
+def times(path, num=50):
+    return np.linspace(path.t_min, path.t_max, num)
+
+
+def round_trip(path):
+    t = times(path)
+    return np.max(np.abs(path.time(path.log_snr(t)) / t.clip(1e-6) - 1)[1:])
+
+
+def test_the_time_of_a_signal_to_noise_ratio_is_its_inverse(path):
+    assert round_trip(path) < 1e-9
+
+
+def test_a_wrong_inverse_is_caught():
+    class Wrong(paths.VPLinear):
+        def time(self, log_snr):
+            return super().time(2 * log_snr)  # the other convention of the ratio
+
+    assert round_trip(Wrong()) > 1e-2
+
+
+def test_the_ratio_falls_along_the_path_and_alpha_and_sigma_make_it(path):
+    t = times(path)
+    level = path.level(t)
+    assert np.all(np.diff(path.log_snr(t)) < 0)
+    np.testing.assert_allclose(np.log(level.alpha / level.sigma), path.log_snr(t), atol=1e-10)
+    np.testing.assert_allclose(np.exp(path.log_snr(t)) * level.kappa, 1.0, rtol=1e-10)
+
+
+def test_rates_are_derivatives(path):
+    # Away from the beginning, where some sigma have the slope of a root.
+    t = times(path)[5:-1]
+    step = 1e-6 * t
+    level, after, before = path.level(t), path.level(t + step), path.level(t - step)
+    for name in ("alpha", "sigma"):
+        slope = (getattr(after, name) - getattr(before, name)) / (2 * step)
+        np.testing.assert_allclose(getattr(level, f"{name}_rate"), slope, rtol=1e-5, atol=1e-8)
+
+
+def test_variances_add_up_where_the_name_says_so():
+    for name in ("VPLinear", "VPCosine"):
+        level = PATHS[name].level(times(PATHS[name]))
+        np.testing.assert_allclose(level.alpha**2 + level.sigma**2, 1.0, rtol=1e-12)
+    level, linear = (PATHS[name].level(times(PATHS[name])) for name in ("SubVP", "VPLinear"))
+    np.testing.assert_allclose(level.sigma, linear.sigma**2, rtol=1e-10)
+
+
+def test_jax_says_what_numpy_says(path):
+    t = times(path, 7)
+    expected = path.level(t)
+    level, log_snr = jax.jit(lambda path, t: (path.level(t), path.log_snr(t)))(path, jnp.array(t))
+    for value, other in zip(level, expected, strict=True):
+        assert value.dtype == jnp.float32
+        np.testing.assert_allclose(value, other, rtol=2e-4, atol=1e-6)
+    back = jax.jit(lambda path, x: path.time(x))(path, log_snr)
+    np.testing.assert_allclose(back, t, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_network_predicts_and_the_denoised_value_are_each_other_s_inverse(path, kind):
+    rng = np.random.default_rng(0)
+    t = times(path, 9)[1:]
+    x, denoised = rng.normal(size=(2, len(t)))
+    level, prediction = path.level(t), kind(np.sin)
+    back = prediction.denoised(prediction.output(denoised, x, level), x, level)
+    np.testing.assert_allclose(back, denoised, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_of_clean_data_are_what_networks_are_trained_on(path, kind):
+    rng = np.random.default_rng(1)
+    data, noise = rng.normal(size=(2, 8))
+    level = path.level(times(path, 9)[1:])
+    x = level.alpha * data + level.sigma * noise
+    expected = {
+        "PredictsDenoised": data,
+        "PredictsNoise": noise,
+        "PredictsScore": -noise / level.sigma,
+        "PredictsV": level.alpha * noise - level.sigma * data,
+        "PredictsVelocity": level.alpha_rate * data + level.sigma_rate * noise,
+    }[kind.__name__]
+    np.testing.assert_allclose(kind(np.sin).output(data, x, level), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_velocity_of_the_straight_path_is_noise_less_data():
+    level = paths.Flow().level(np.array([0.3]))
+    x, denoised = np.array([0.7]), np.array([0.2])
+    noise = (x - 0.7 * denoised) / 0.3
+    velocity = conversions.PredictsVelocity(np.sin).output(denoised, x, level)
+    np.testing.assert_allclose(velocity, noise - denoised, rtol=1e-12)
+
+
+def test_student_noise_has_the_length_that_the_paper_gives(x64):
+    n, degrees = 3, 10.0
+    path = paths.PFGM(num_augmented=degrees)
+    keys = random.split(random.key(0), 40_000)
+    noise = jax.vmap(lambda key: path.noise(key, (n,), float))(keys)
+    squares = np.sum(np.asarray(noise) ** 2, axis=1)
+    error = squares.std() / np.sqrt(len(squares))
+    assert abs(squares.mean() - n * degrees / (degrees - 2)) < 4.9 * error
+    assert abs(squares.mean() - n) > 4.9 * error  # as normal noise would have
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: paths.VPLinear(beta_max=-1.0), "beta_max must be a number above 0; got -1.0"),
+        (lambda: paths.Flow(t_max=1.0), "t_max must be a number above 0 and below 1; got 1.0"),
+        (lambda: paths.EDM(t_min=3.0, t_max=2.0), "EDM: t_min must be below t_max; got 3.0 and 2"),
+        (lambda: paths.VE(sigma_min="a"), "sigma_min must be a number above 0; got 'a'"),
+    ],
+)
+def test_a_path_that_is_none_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
