@@ -140,8 +140,10 @@ def retuned(
 
 
 def flat(positions: Position) -> Float[Array, "n d"]:
-    """Rows of flat positions."""
-    return jax.vmap(lambda position: ravel_pytree(position)[0])(positions)
+    """Rows of flat positions, as floating numbers also where they are tokens."""
+    rows = jax.vmap(lambda position: ravel_pytree(position)[0])(positions)
+    floating = jnp.issubdtype(rows.dtype, jnp.floating)
+    return rows if floating else rows.astype(jnp.result_type(float))
 
 
 def _live(shares: Float[Array, " n"], values: Float[Array, "n d"]) -> Float[Array, "n d"]:
