@@ -30,7 +30,7 @@ from ppl.energy import Energy, Position
 from ppl.sampler import Exactness, MarkovKernel, fraction, positive
 from samplers.langevin.myula import smoothed
 from samplers.mcmc.metropolis import accept, illegal
-from samplers.mcmc.step_size import StepSizeWarmUp
+from samplers.mcmc.step_size import StepSizeWarmUp, adjusted
 from samplers.mcmc.windows import optional
 
 
@@ -111,8 +111,5 @@ class ProximalMALA(MarkovKernel):
     def retune(
         self, particles: Position, log_weights: Float[Array, " n"], info: Any
     ) -> "ProximalMALA":
-        if info is None:
-            return self
-        rate = jnp.mean(jnp.nan_to_num(info.acceptance_rate))
-        step_size = self.step_size * jnp.exp(rate - self.target_acceptance)
-        return eqx.tree_at(lambda k: k.step_size, self, step_size.astype(self.step_size.dtype))
+        step_size = adjusted(self.step_size, info, self.target_acceptance)
+        return eqx.tree_at(lambda k: k.step_size, self, step_size)

@@ -20,6 +20,7 @@ References
 
 from typing import ClassVar, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -28,7 +29,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from ppl.energy import Energy, Position, TargetError, describe, dimension
 from ppl.sampler import Exactness, MarkovKernel, positive
 from samplers.mcmc.metropolis import accept, illegal
-from samplers.mcmc.step_size import StepSizeWarmUp
+from samplers.mcmc.step_size import StepSizeWarmUp, adjusted
 
 
 class RandomWalkState(NamedTuple):
@@ -71,8 +72,7 @@ class RandomWalk(MarkovKernel):
             )
 
     def warmup(self, target: Energy) -> StepSizeWarmUp:
-        optimum = 0.44 if dimension(target.template) == 1 else 0.234
-        return StepSizeWarmUp(target_acceptance=jnp.asarray(optimum))
+        return StepSizeWarmUp(target_acceptance=optimum(dimension(target.template)))
 
     def init(self, rng_key: PRNGKeyArray, target: Energy, position: Position) -> RandomWalkState:
         return RandomWalkState(position, target.log_density(position))
@@ -93,3 +93,15 @@ class RandomWalk(MarkovKernel):
         return state, RandomWalkInfo(
             acceptance_rate, is_accepted, diverging, jnp.array([1, 0], jnp.int32)
         )
+
+    def retune(
+        self, particles: Position, log_weights: Float[Array, " n"], info: RandomWalkInfo | None
+    ) -> "RandomWalk":
+        one = jax.eval_shape(lambda tree: jax.tree.map(lambda x: x[0], tree), particles)
+        step_size = adjusted(self.step_size, info, optimum(dimension(one)))
+        return eqx.tree_at(lambda k: k.step_size, self, step_size)
+
+
+def optimum(dimension: int) -> Float[Array, ""]:
+    """Acceptance rate that is best where the target is round."""
+    return jnp.asarray(0.44 if dimension == 1 else 0.234)

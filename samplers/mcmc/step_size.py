@@ -82,3 +82,14 @@ class StepSizeWarmUp(WarmUp):
 def with_step_size(kernel: Any, step_size: Float[Array, ""]) -> Any:
     """Copy of the kernel with another step size, of the dtype it had."""
     return eqx.tree_at(lambda k: k.step_size, kernel, step_size.astype(kernel.step_size.dtype))
+
+
+def adjusted(step_size: Float[Array, ""], info: Any, asked: Float[Array, ""]) -> Float[Array, ""]:
+    """Step size after one move of many chains: longer where more was accepted than asked for.
+
+    The factor is ``exp(rate - asked)``; before any move, with no info, there is none.
+    """
+    if info is None:
+        return step_size
+    rate = jnp.mean(jnp.nan_to_num(info.acceptance_rate))
+    return (step_size * jnp.exp(rate - asked)).astype(step_size.dtype)

@@ -35,6 +35,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from ppl.energy import Energy, float_dtype
 from ppl.sampler import Record, WarmUp, fraction, where
 from samplers.mcmc.metrics import Metric, default_metric
+from samplers.mcmc.step_size import adjusted
 
 FIRST, SECOND, LAST = 25, 50, 100  # lengths in a warm-up long enough for them
 SHORT_WINDOWS = 2  # windows with short trajectories
@@ -269,19 +270,12 @@ def resolved[Kernel: Any](kernel: Kernel, target: Energy) -> Kernel:
 def retuned[Kernel: Any](
     kernel: Kernel, particles: PyTree, log_weights: Float[Array, " n"], info: Any
 ) -> Kernel:
-    """Kernel with the metric of weighted particles; the step size follows the acceptance seen.
-
-    A rate above the one asked for lengthens the step, one below shortens it, by ``exp(rate -
-    asked)``.
-    """
+    """Kernel with the metric of weighted particles; the step size follows the acceptance seen."""
     x = flatten(particles)
     weights = jax.nn.softmax(log_weights)[:, None]
     deviations = jnp.sqrt(weights) * (x - jnp.sum(weights * x, axis=0))
     metric = kernel.metric.fit(deviations, None, 1 / jnp.sum(weights**2))
-    step_size = kernel.step_size
-    if info is not None:
-        rate = jnp.mean(jnp.nan_to_num(info.acceptance_rate))
-        step_size = step_size * jnp.exp(rate - kernel.target_acceptance)
+    step_size = adjusted(kernel.step_size, info, kernel.target_acceptance)
     return _replace(kernel, step_size, metric)
 
 

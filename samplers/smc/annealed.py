@@ -17,33 +17,21 @@ References
    arXiv:physics/9803008. Equations 7 to 11.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
-import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from ppl.energy import Energy, Position
-from ppl.sampler import Exactness, ParticleSampler, size
+from ppl.energy import Energy
+from ppl.sampler import size
 from samplers.smc import feynman_kac as fk
-from samplers.smc.path import Path, as_reference, as_schedule
-from samplers.smc.tempered import (
-    TemperedInfo,
-    TemperedState,
-    advance,
-    arrived,
-    check_annealing,
-    check_move,
-    collected,
-    notes_of,
-    start,
-    with_move,
-)
+from samplers.smc.along_path import AlongPath, PathInfo, PathState
+from samplers.smc.path import as_reference, as_schedule
 
 POWER = 4  # of the schedule: dense near 0, where a likelihood narrows a prior the most
 
 
-class AIS(ParticleSampler):
+class AIS(AlongPath):
     """Annealed importance sampling: asymptotically exact, with weights and the evidence.
 
     Parameters
@@ -74,9 +62,6 @@ class AIS(ParticleSampler):
     and leaves it consistent.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"log_density"})
-    exactness: ClassVar[Exactness] = "asymptotically exact"
-
     num_particles: int = size("num_particles", minimum=2, default=1024)
     num_temperatures: int = size("num_temperatures", default=200)
     move: Any = None  # a MarkovKernel
@@ -85,41 +70,13 @@ class AIS(ParticleSampler):
     num_moves: int = size("num_moves", default=1)
     tune: bool = eqx.field(static=True, default=True)
 
-    def __check_init__(self) -> None:
-        check_move(self.move)
-
-    def check(self, target: Energy) -> None:
-        check_annealing(self, target)
-
-    def resolve(self, target: Energy) -> "AIS":
-        return with_move(self, target)
-
-    def init(self, rng_key: PRNGKeyArray, target: Energy) -> TemperedState:
-        return start(rng_key, Path(target, self.reference), self.move, self.num_particles)
-
     def step(
-        self, rng_key: PRNGKeyArray, target: Energy, state: TemperedState
-    ) -> tuple[TemperedState, TemperedInfo]:
+        self, rng_key: PRNGKeyArray, target: Energy, state: PathState
+    ) -> tuple[PathState, PathInfo]:
         b = state.inverse_temperature
         if self.schedule is not None:
             next_b = self.schedule[state.step].astype(b.dtype)
         else:
             next_b = ((state.step + 1).astype(b.dtype) / self.num_temperatures) ** POWER
-        return advance(
-            rng_key, Path(target, self.reference), state, next_b, fk.Resampler(-1.0),
-            self.move, self.num_moves, self.num_moves, tune=self.tune,
-        )  # fmt: skip
-
-    def done(self, state: TemperedState) -> Bool[Array, ""]:
-        return arrived(state)
-
-    def collect(
-        self, rng_key: PRNGKeyArray, target: Energy, state: TemperedState, history: Any
-    ) -> tuple[Position, Float[Array, " n"], Float[Array, ""]]:
-        return collected(Path(target, self.reference), state, type(self).__name__)
-
-    def log_evidence_error(self, history: dict[str, np.ndarray]) -> float | None:
-        return float(history["log_evidence_error"][-1])
-
-    def notes(self, history: dict[str, np.ndarray]) -> list[str]:
-        return notes_of(history)
+        never = fk.Resampler(-1.0)
+        return self.advance(rng_key, target, state, next_b, never, self.num_moves, self.num_moves)

@@ -28,8 +28,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from ppl import weights
 from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import Exactness, ParticleSampler, fraction, size
-
-BISECTIONS = 60
+from samplers.smc.path import increments, next_inverse_temperature
 
 
 class ImportanceState(NamedTuple):
@@ -89,16 +88,18 @@ class ImportanceSampling(ParticleSampler):
     def step(
         self, rng_key: PRNGKeyArray, target: Energy, state: ImportanceState
     ) -> tuple[ImportanceState, ImportanceInfo]:
-        b = state.inverse_temperature
-        next_b = self._next_rung(state.log_likelihood, b)
-        log_weights = _log_weights(state.log_likelihood, next_b)
+        b, log_likelihood = state.inverse_temperature, state.log_likelihood
+        next_b = next_inverse_temperature(
+            log_likelihood, increments(b, log_likelihood), b, self.ess_kept
+        )
+        log_weights = increments(next_b, log_likelihood)
         # The driver counts steps, so the first one pays for `init`.
         evaluations = jnp.array([self.num_particles, 0], jnp.int32) * (b == 0)
         return state._replace(inverse_temperature=next_b), ImportanceInfo(
             next_b,
             weights.ess(log_weights),
             weights.log_mean_exp(log_weights),
-            weights.count_illegal(state.log_likelihood),
+            weights.count_illegal(log_likelihood),
             evaluations,
         )
 
@@ -108,28 +109,5 @@ class ImportanceSampling(ParticleSampler):
     def collect(
         self, rng_key: PRNGKeyArray, target: Energy, state: ImportanceState, history: Any
     ) -> tuple[Position, Float[Array, " n"], Float[Array, ""]]:
-        log_weights = _log_weights(state.log_likelihood, jnp.ones(()))
+        log_weights = increments(1.0, state.log_likelihood)
         return state.particles, log_weights, weights.log_mean_exp(log_weights)
-
-    def _next_rung(
-        self, log_likelihood: Float[Array, " n"], b: Float[Array, ""]
-    ) -> Float[Array, ""]:
-        """Smallest inverse temperature at which no more than ``ess_kept`` is left, or 1."""
-        goal = self.ess_kept * weights.ess(_log_weights(log_likelihood, b))
-
-        def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bracket
-            middle = (low + high) / 2
-            enough = weights.ess(_log_weights(log_likelihood, middle)) > goal
-            return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
-
-        # One particle left is an ESS of 1, which is above any goal below 1: the climb ends.
-        _, rung = jax.lax.fori_loop(0, BISECTIONS, halve, (b, jnp.ones_like(b)))
-        return jnp.where(goal > 0, rung, 1)  # without any weight there is nothing to share out
-
-
-def _log_weights(log_likelihood: Float[Array, " n"], b: Float[Array, ""]) -> Float[Array, " n"]:
-    log_likelihood = weights.clean(log_likelihood)
-    finite = jnp.isfinite(log_likelihood)
-    # 0 * -inf is NaN: a particle without likelihood has no weight at any temperature.
-    return jnp.where(finite, b * jnp.where(finite, log_likelihood, 0), -jnp.inf)

@@ -152,6 +152,7 @@ def _live(shares: Float[Array, " n"], values: Float[Array, "n d"]) -> Float[Arra
 
 
 def _variances(x: Float[Array, "n d"], shares: Float[Array, " n"]) -> Float[Array, " d"]:
-    x = _live(shares, x)
+    # Measured from one of them, where copies of it lie at zero and large numbers have gone.
+    x = _live(shares, x - x[jnp.argmax(shares)])
     variances = shares @ _live(shares, (x - shares @ x) ** 2)
     return jnp.where(variances > 0, variances, 1)

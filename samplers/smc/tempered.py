@@ -25,66 +25,20 @@ References
    sequential Monte Carlo", Bayesian Analysis 16, 2021, arXiv:1808.07730.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
-import numpy as np
-from jax import random
-from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from ppl import weights
-from ppl.energy import Energy, Position, TargetError
-from ppl.sampler import Exactness, MarkovKernel, ParticleSampler, fraction, size
-from samplers.mcmc.hmc import HMC
+from ppl.energy import Energy
+from ppl.sampler import fraction, size
 from samplers.mcmc.windows import optional
 from samplers.smc import feynman_kac as fk
-from samplers.smc.moves import move, retuned
-from samplers.smc.path import (
-    Path,
-    as_reference,
-    as_schedule,
-    increments,
-    next_inverse_temperature,
-    why_dead,
-)
+from samplers.smc.along_path import AlongPath, PathInfo, PathState
+from samplers.smc.path import as_reference, as_schedule, next_inverse_temperature
 
 
-class TemperedState(NamedTuple):
-    """A population at one temperature; the particles carry V, the log-likelihood, with them.
-
-    ``kernel`` holds the arrays of the kernel as it is tuned by now.
-    """
-
-    population: fk.Population
-    inverse_temperature: Float[Array, ""]
-    step: Int[Array, ""]
-    kernel: Any
-
-
-class TemperedInfo(NamedTuple):
-    """A temperature: what the weights lost there and what the moves did.
-
-    ``ess`` is that of the weights before resampling. ``num_illegal`` counts particles whose
-    likelihood is NaN or infinite; they have no weight. ``jump`` is the squared distance of the
-    moves in units of twice the variance.
-    """
-
-    inverse_temperature: Float[Array, ""]
-    ess: Float[Array, ""]
-    resampled: Bool[Array, ""]
-    log_evidence: Float[Array, ""]
-    log_evidence_error: Float[Array, ""]
-    acceptance_rate: Float[Array, ""]
-    num_moves: Int[Array, ""]
-    jump: Float[Array, ""]
-    num_diverging: Int[Array, ""]
-    num_illegal: Int[Array, ""]
-    num_evaluations: Int[Array, "2"]
-
-
-class TemperedSMC(ParticleSampler):
+class TemperedSMC(AlongPath):
     """Tempered sequential Monte Carlo: asymptotically exact, with the evidence.
 
     Parameters
@@ -136,9 +90,6 @@ class TemperedSMC(ParticleSampler):
     weighing first costs nothing and leaves particles that are moved at the last temperature.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"log_density"})
-    exactness: ClassVar[Exactness] = "asymptotically exact"
-
     num_particles: int = size("num_particles", minimum=2, default=4096)
     move: Any = None  # a MarkovKernel
     reference: Any = eqx.field(default=None, converter=as_reference)
@@ -152,181 +103,22 @@ class TemperedSMC(ParticleSampler):
     tune: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self) -> None:
-        check_move(self.move)
         fk.check_scheme(self.resampling)
         if self.rule not in ("ess", "cess"):
             raise ValueError(f"rule must be 'ess' or 'cess'; got {self.rule!r}")
 
-    def check(self, target: Energy) -> None:
-        check_annealing(self, target)
-
-    def resolve(self, target: Energy) -> "TemperedSMC":
-        return with_move(self, target)
-
-    def init(self, rng_key: PRNGKeyArray, target: Energy) -> TemperedState:
-        return start(rng_key, Path(target, self.reference), self.move, self.num_particles)
-
     def step(
-        self, rng_key: PRNGKeyArray, target: Energy, state: TemperedState
-    ) -> tuple[TemperedState, TemperedInfo]:
-        b, (_, log_ratios) = state.inverse_temperature, state.population.particles
+        self, rng_key: PRNGKeyArray, target: Energy, state: PathState
+    ) -> tuple[PathState, PathInfo]:
+        b, population = state.inverse_temperature, state.population
         if self.schedule is not None:
             next_b = self.schedule[state.step].astype(b.dtype)
         else:
+            _, log_ratios = population.particles
             next_b = next_inverse_temperature(
-                log_ratios, state.population.log_weights, b, self.ess_kept, self.rule
+                log_ratios, population.log_weights, b, self.ess_kept, self.rule
             )
         resampler = fk.Resampler(self.resample_below, self.resampling)
-        return advance(
-            rng_key, Path(target, self.reference), state, next_b, resampler,
-            self.move, self.num_moves, self.max_num_moves, tune=self.tune,
-        )  # fmt: skip
-
-    def done(self, state: TemperedState) -> Bool[Array, ""]:
-        return arrived(state)
-
-    def collect(
-        self, rng_key: PRNGKeyArray, target: Energy, state: TemperedState, history: Any
-    ) -> tuple[Position, Float[Array, " n"], Float[Array, ""]]:
-        return collected(Path(target, self.reference), state, type(self).__name__)
-
-    def log_evidence_error(self, history: dict[str, np.ndarray]) -> float | None:
-        return float(history["log_evidence_error"][-1])
-
-    def notes(self, history: dict[str, np.ndarray]) -> list[str]:
-        return notes_of(history)
-
-
-# Annealing, for all who walk the path -------------------------------------------------------------
-
-
-def start(rng_key: PRNGKeyArray, path: Path, kernel: MarkovKernel | None, n: int) -> TemperedState:
-    """Exact draws at b = 0; those without likelihood have no weight from the start."""
-    positions = path.sample(rng_key, n)
-    log_ratios = path.log_ratios(positions)
-    population = fk.begin((positions, log_ratios), increments(0.0, log_ratios))
-    zero = jnp.zeros((), log_ratios.dtype)
-    return TemperedState(
-        population, zero, jnp.zeros((), jnp.int32), eqx.filter(kernel, eqx.is_array)
-    )
-
-
-def advance(
-    rng_key: PRNGKeyArray,
-    path: Path,
-    state: TemperedState,
-    next_b: Float[Array, ""],
-    resampler: fk.Resampler,
-    kernel: MarkovKernel | None,
-    num_moves: int | None,
-    max_num_moves: int,
-    *,
-    tune: bool,
-) -> tuple[TemperedState, TemperedInfo]:
-    """Weigh for the next temperature, resample where needed, tune, move."""
-    key_resample, key_move = random.split(rng_key)
-    population, b = state.population, state.inverse_temperature
-    _, log_ratios = population.particles
-    n = len(log_ratios)
-
-    population = fk.weigh(population, increments(next_b - b, log_ratios))
-    ess, found = weights.ess(population.log_weights), fk.log_evidence(population)
-    error = fk.log_evidence_error(population)
-    population, _, resampled = fk.resample(key_resample, population, resampler)
-
-    positions, log_ratios = population.particles
-    _, rest = eqx.partition(kernel, eqx.is_array)
-    kernel = eqx.combine(state.kernel, rest)
-    assert kernel is not None, "resolve(target) first, as ppl.sample does"
-    if tune:
-        arrays = retuned(kernel, positions, population.log_weights, None)
-        kernel = eqx.combine(arrays, rest)
-    fewest, most = (1, max_num_moves) if num_moves is None else (num_moves, num_moves)
-    moved = move(
-        key_move, kernel, path.at(next_b), positions, population.log_weights, fewest, most,
-        tune=tune,
-    )  # fmt: skip
-    log_ratios = path.log_ratios(moved.positions)
-    # The driver counts steps, so the first one pays for the start.
-    spent = moved.num_evaluations + jnp.array([n, 0], jnp.int32) * (1 + (state.step == 0))
-    particles = (moved.positions, log_ratios)
-    after = TemperedState(
-        population._replace(particles=particles),
-        jnp.where(fk.is_dead(population), jnp.ones_like(b), next_b),
-        state.step + 1,
-        eqx.filter(moved.kernel, eqx.is_array),
-    )
-    return after, TemperedInfo(
-        inverse_temperature=next_b,
-        ess=ess,
-        resampled=resampled,
-        log_evidence=found,
-        log_evidence_error=error,
-        acceptance_rate=moved.acceptance_rate,
-        num_moves=moved.num_moves,
-        jump=moved.jump,
-        num_diverging=moved.num_diverging,
-        num_illegal=weights.count_illegal(state.population.particles[1]).astype(jnp.int32),
-        num_evaluations=spent.astype(jnp.int32),
-    )
-
-
-def arrived(state: TemperedState) -> Bool[Array, ""]:
-    """At b = 1, or nowhere to go."""
-    return (state.inverse_temperature >= 1) | fk.is_dead(state.population)
-
-
-def collected(
-    path: Path, state: TemperedState, name: str
-) -> tuple[Position, Float[Array, " n"], Float[Array, ""]]:
-    """What a run leaves; an error that says why, where no particle has any weight."""
-    (positions, log_ratios), log_weights = state.population.particles, state.population.log_weights
-    if not isinstance(log_weights, Tracer) and bool(fk.is_dead(state.population)):
-        raise TargetError(why_dead(path, positions, log_ratios, name))
-    return positions, log_weights, fk.log_evidence(state.population)
-
-
-def notes_of(history: dict[str, np.ndarray]) -> list[str]:
-    """What a reader should hear of a run along the path."""
-    notes = []
-    lost = int(np.max(history["num_illegal"], initial=0))
-    if lost:
-        notes.append(
-            f"the likelihood of {lost} particles is NaN or infinite at the worst temperature; they "
-            "count as impossible"
-        )
-    return notes
-
-
-# The door -----------------------------------------------------------------------------------------
-
-
-def check_move(move: Any) -> None:
-    """Raise unless this is a Markov kernel, or None."""
-    if move is not None and type(move) is not object and not isinstance(move, MarkovKernel):
-        raise ValueError(
-            f"move must be a Markov kernel such as samplers.MALA() or samplers.HMC(); got {move!r}"
-        )
-
-
-def check_annealing(sampler: Any, target: Energy) -> None:
-    """Raise unless the path has a start and the move can move."""
-    name = type(sampler).__name__
-    path = Path(target, sampler.reference)
-    path.check(name)
-    move = HMC() if sampler.move is None else sampler.move
-    rung = path.at(jnp.ones(()))
-    for capability in sorted(move.needs - rung.offers):
-        raise TargetError(
-            f"{name} moves particles by {type(move).__name__}, which needs {capability!r}: "
-            f"{rung.refuse(capability)}. Another kernel can be given as "
-            f"samplers.{name}(move=samplers.RandomWalk())"
-        )
-    move.check(target)
-
-
-def with_move[S: eqx.Module](sampler: S, target: Energy) -> S:
-    """Sampler whose move is laid out for the dimension of this target."""
-    given: Any = sampler.move  # pyright: ignore[reportAttributeAccessIssue]
-    kernel = (HMC() if given is None else given).resolve(target)
-    return eqx.tree_at(lambda s: s.move, sampler, kernel, is_leaf=lambda x: x is None or x is given)
+        open_end = (1, self.max_num_moves)
+        fewest, most = open_end if self.num_moves is None else (self.num_moves,) * 2
+        return self.advance(rng_key, target, state, next_b, resampler, fewest, most)

@@ -24,7 +24,8 @@ def sampler_classes() -> dict[str, type]:
         module = importlib.import_module(info.name)
         for name, value in vars(module).items():
             mine = inspect.isclass(value) and value.__module__ == info.name
-            if mine and issubclass(value, Sampler) and not name.startswith("_"):
+            public = not name.startswith("_") and not inspect.isabstract(value)
+            if mine and public and issubclass(value, Sampler):
                 found[name] = value
     return found
 

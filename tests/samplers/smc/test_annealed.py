@@ -8,7 +8,7 @@ import pytest
 import ppl
 from agreement import t_limit, t_scores
 from samplers.mcmc.hmc import HMC
-from samplers.smc import tempered
+from samplers.smc import along_path
 from samplers.smc.annealed import AIS
 from samplers.smc.path import increments
 
@@ -53,7 +53,7 @@ def test_nothing_is_resampled_and_the_schedule_is_dense_near_zero(draws):
 
 
 def test_weights_that_leave_out_a_part_of_the_likelihood_are_caught(monkeypatch):
-    monkeypatch.setattr(tempered, "increments", lambda step, v: increments(0.98 * step, v))
+    monkeypatch.setattr(along_path, "increments", lambda step, v: increments(0.98 * step, v))
     assert score(run(schedule=(np.arange(1, 101) / 100) ** 4)) > LIMIT
 
 

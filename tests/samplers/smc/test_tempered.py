@@ -13,8 +13,8 @@ from agreement import t_limit, t_scores
 from samplers.langevin.mala import MALA
 from samplers.mcmc.hmc import HMC
 from samplers.mcmc.random_walk import RandomWalk
+from samplers.smc import along_path
 from samplers.smc import feynman_kac as fk
-from samplers.smc import tempered
 from samplers.smc.path import increments
 from samplers.smc.tempered import TemperedSMC
 
@@ -140,7 +140,7 @@ def test_two_modes_keep_their_share(mixture):
 
 
 def test_weights_by_half_of_the_likelihood_are_caught(monkeypatch):
-    monkeypatch.setattr(tempered, "increments", lambda step, v: increments(step / 2, v))
+    monkeypatch.setattr(along_path, "increments", lambda step, v: increments(step / 2, v))
     sampler = TemperedSMC(num_particles=1024, resampling="systematic")
     masses = minor_mass(run(sampler, MIXTURE, 40))
     assert abs(t_scores(masses, 0.3)) > t_limit(NUM_CHECKS, 39)

@@ -1,0 +1,216 @@
+"""What all who walk the path have in common: the population, its state, checks, messages.
+
+A step weighs the particles for the next temperature, resamples where the weights are uneven, tunes
+the kernel to them and moves them (`AlongPath.advance`). Tempered SMC, AIS and their kin differ in
+temperatures and in when they resample; a method of another kind brings its own step.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax import random
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from ppl import weights
+from ppl.energy import Energy, Position, TargetError
+from ppl.sampler import Exactness, MarkovKernel, ParticleSampler
+from samplers.mcmc.hmc import HMC
+from samplers.smc import feynman_kac as fk
+from samplers.smc.moves import move, retuned
+from samplers.smc.path import Path, increments, why_dead
+
+
+class PathState(NamedTuple):
+    """A population at one temperature; the particles carry V, the log-likelihood, with them.
+
+    ``kernel`` holds the arrays of the kernel as it is tuned by now.
+    """
+
+    population: fk.Population
+    inverse_temperature: Float[Array, ""]
+    step: Int[Array, ""]
+    kernel: Any
+
+
+class PathInfo(NamedTuple):
+    """A temperature: what the weights lost there and what the moves did.
+
+    ``ess`` is that of the weights before resampling. ``num_illegal`` counts particles whose
+    likelihood is NaN or infinite; they have no weight. ``jump`` is the squared distance of the
+    moves in units of twice the variance.
+    """
+
+    inverse_temperature: Float[Array, ""]
+    ess: Float[Array, ""]
+    resampled: Bool[Array, ""]
+    log_evidence: Float[Array, ""]
+    log_evidence_error: Float[Array, ""]
+    acceptance_rate: Float[Array, ""]
+    num_moves: Int[Array, ""]
+    jump: Float[Array, ""]
+    num_diverging: Int[Array, ""]
+    num_illegal: Int[Array, ""]
+    num_evaluations: Int[Array, "2"]
+
+
+class AlongPath(ParticleSampler):
+    """A sampler that carries a population along the path of `samplers.smc.path`.
+
+    Attributes
+    ----------
+    num_particles
+        Size of the population.
+    move
+        The Markov kernel that moves particles, or None for the default.
+    reference
+        Where the path starts, or None for the prior.
+    schedule
+        Inverse temperatures, or None.
+    tune
+        Whether the move is tuned to the particles.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"log_density"})
+    exactness: ClassVar[Exactness] = "asymptotically exact"
+
+    num_particles: eqx.AbstractVar[int]
+    move: eqx.AbstractVar[Any]
+    reference: eqx.AbstractVar[Any]
+    schedule: eqx.AbstractVar[Any]
+    tune: eqx.AbstractVar[bool]
+
+    def __check_init__(self) -> None:
+        given = self.move
+        if given is None or type(given) is object or isinstance(given, MarkovKernel):
+            return
+        raise ValueError(
+            f"move must be a Markov kernel such as samplers.MALA() or samplers.HMC(); got {given!r}"
+        )
+
+    def check(self, target: Energy) -> None:
+        """Raise unless the path has a start and the move can move."""
+        name, path = type(self).__name__, Path(target, self.reference)
+        path.check(name)
+        move = HMC() if self.move is None else self.move
+        rung = path.at(jnp.ones(()))
+        for capability in sorted(move.needs - rung.offers):
+            raise TargetError(
+                f"{name} moves particles by {type(move).__name__}, which needs {capability!r}: "
+                f"{rung.refuse(capability)}. Another kernel can be given as "
+                f"samplers.{name}(move=samplers.RandomWalk())"
+            )
+        move.check(target)
+
+    def resolve(self, target: Energy) -> "AlongPath":
+        """Lay out the move for the dimension of this target."""
+        given = self.move
+        kernel = (HMC() if given is None else given).resolve(target)
+        return eqx.tree_at(
+            lambda s: s.move, self, kernel, is_leaf=lambda x: x is None or x is given
+        )
+
+    def init(self, rng_key: PRNGKeyArray, target: Energy) -> PathState:
+        """Exact draws at b = 0; those without likelihood have no weight from the start."""
+        path = Path(target, self.reference)
+        positions = path.sample(rng_key, self.num_particles)
+        log_ratios = path.log_ratios(positions)
+        population = fk.begin((positions, log_ratios), increments(0.0, log_ratios))
+        zero = jnp.zeros((), log_ratios.dtype)
+        return PathState(
+            population, zero, jnp.zeros((), jnp.int32), eqx.filter(self.move, eqx.is_array)
+        )
+
+    def advance(
+        self,
+        rng_key: PRNGKeyArray,
+        target: Energy,
+        state: PathState,
+        next_b: Float[Array, ""],
+        resampler: fk.Resampler,
+        fewest: int,
+        most: int,
+    ) -> tuple[PathState, PathInfo]:
+        """Weigh for the next temperature, resample where needed, tune, move.
+
+        The number of moves is between ``fewest`` and ``most``.
+        """
+        key_resample, key_move = random.split(rng_key)
+        path, population = Path(target, self.reference), state.population
+        _, log_ratios = population.particles
+
+        step = next_b - state.inverse_temperature
+        population = fk.weigh(population, increments(step, log_ratios))
+        ess, found = weights.ess(population.log_weights), fk.log_evidence(population)
+        error = fk.log_evidence_error(population)
+        population, _, resampled = fk.resample(key_resample, population, resampler)
+
+        positions, _ = population.particles
+        kernel = self.tuned(state.kernel, positions, population.log_weights)
+        moved = move(
+            key_move, kernel, path.at(next_b), positions, population.log_weights, fewest, most,
+            tune=self.tune,
+        )  # fmt: skip
+        particles = (moved.positions, path.log_ratios(moved.positions))
+        after = PathState(
+            population._replace(particles=particles),
+            jnp.where(fk.is_dead(population), jnp.ones_like(next_b), next_b),
+            state.step + 1,
+            eqx.filter(moved.kernel, eqx.is_array),
+        )
+        n = self.num_particles
+        # The driver counts steps, so the first one pays for the start.
+        spent = moved.num_evaluations + jnp.array([n, 0], jnp.int32) * (1 + (state.step == 0))
+        return after, PathInfo(
+            inverse_temperature=next_b,
+            ess=ess,
+            resampled=resampled,
+            log_evidence=found,
+            log_evidence_error=error,
+            acceptance_rate=moved.acceptance_rate,
+            num_moves=moved.num_moves,
+            jump=moved.jump,
+            num_diverging=moved.num_diverging,
+            num_illegal=weights.count_illegal(log_ratios).astype(jnp.int32),
+            num_evaluations=spent.astype(jnp.int32),
+        )
+
+    def tuned(
+        self, arrays: Any, positions: Position, log_weights: Float[Array, " n"]
+    ) -> MarkovKernel:
+        """Move with these arrays, and with the metric of weighted particles where it is tuned."""
+        _, rest = eqx.partition(self.move, eqx.is_array)
+        kernel = eqx.combine(arrays, rest)
+        assert kernel is not None, "resolve(target) first, as ppl.sample does"
+        if self.tune:
+            kernel = eqx.combine(retuned(kernel, positions, log_weights, None), rest)
+        return kernel
+
+    def done(self, state: PathState) -> Bool[Array, ""]:
+        """At b = 1, or nowhere to go."""
+        return (state.inverse_temperature >= 1) | fk.is_dead(state.population)
+
+    def collect(
+        self, rng_key: PRNGKeyArray, target: Energy, state: PathState, history: Any
+    ) -> tuple[Position, Float[Array, " n"], Float[Array, ""]]:
+        """Particles, weights, log Z; an error that says why, where no particle has any weight."""
+        population, log_weights = state.population, state.population.log_weights
+        positions, log_ratios = population.particles
+        if not isinstance(log_weights, Tracer) and bool(fk.is_dead(population)):
+            path = Path(target, self.reference)
+            raise TargetError(why_dead(path, positions, log_ratios, type(self).__name__))
+        return positions, log_weights, fk.log_evidence(population)
+
+    def log_evidence_error(self, history: dict[str, np.ndarray]) -> float | None:
+        return float(history["log_evidence_error"][-1])
+
+    def notes(self, history: dict[str, np.ndarray]) -> list[str]:
+        lost = int(np.max(history["num_illegal"], initial=0))
+        if not lost:
+            return []
+        return [
+            f"the likelihood of {lost} particles is NaN or infinite at the worst temperature; they "
+            "count as impossible"
+        ]

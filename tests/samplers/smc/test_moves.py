@@ -1,0 +1,112 @@
+"""Moves: how many there are, what they say of themselves, and particles that do not count."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+import ppl
+from ppl.sampler import MarkovKernel
+from samplers.mcmc.random_walk import RandomWalk
+from samplers.smc.moves import move, retuned
+
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
+N = 20_000
+TARGET = ppl.from_log_density(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2))
+START = random.normal(random.key(0), (N, 2))
+EQUAL = jnp.zeros(N)
+
+
+class State(NamedTuple):
+    position: Any
+
+
+class Info(NamedTuple):
+    acceptance_rate: Any
+    diverging: Any
+    num_evaluations: Any
+
+
+class Autoregression(MarkovKernel):
+    """Leaves the standard normal invariant; correlation ``rho`` between steps."""
+
+    needs = frozenset({"log_density"})
+    exactness = "exact"
+
+    rho: Any
+    scale: Any
+
+    def init(self, rng_key, target, position):
+        return State(position)
+
+    def step(self, rng_key, target, state):
+        noise = random.normal(rng_key, state.position.shape)
+        new = self.rho * state.position + jnp.sqrt(1 - self.rho**2) * self.scale * noise
+        zero = jnp.zeros((), bool)
+        return State(new), Info(jnp.asarray(0.7), zero, jnp.array([1, 0], jnp.int32))
+
+
+def moved(rho, fewest=1, most=50, positions=START, log_weights=EQUAL, scale=(1.0, 1.0)):
+    kernel = Autoregression(jnp.asarray(rho), jnp.asarray(scale))
+    return eqx.filter_jit(move)(random.key(1), kernel, TARGET, positions, log_weights, fewest, most)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.8, 0.95])
+def test_moves_go_on_while_they_pay(rho):
+    """The rule at the jumps that are known, 1 - rho^k."""
+    found = moved(rho)
+    jumps = 1 - rho ** np.arange(51.0)
+    gains = np.diff(jumps)
+    k = 1 + np.argmax(gains < jumps[1:] / (2 * np.arange(1, 51)))
+    assert abs(found.num_moves - k) <= 0.2 * k  # gains are small there, and seen with noise
+    np.testing.assert_allclose(found.jump, jumps[found.num_moves], atol=0.02)
+
+
+def test_the_number_of_moves_is_within_its_bounds():
+    assert moved(0.0, fewest=5).num_moves == 5
+    assert moved(0.95, most=3).num_moves == 3
+
+
+def test_a_coordinate_that_stands_still_is_measured_in_its_own_units():
+    still = START.at[:, 1].set(2.0)
+    found = moved(0.0, positions=still, scale=(1.0, 0.0), fewest=1, most=1)
+    # The second coordinate has no variance; it falls from 2 to 0: (0 - 2)^2 / 2 in units of 1.
+    np.testing.assert_allclose(found.jump, (1 + 2) / 2, rtol=0.03)
+
+
+def test_moves_report_what_the_kernel_says():
+    found = moved(0.5, 3, 3)
+    np.testing.assert_allclose(found.acceptance_rate, 0.7, rtol=1e-5)
+    # The state costs a log-density, each move another one.
+    np.testing.assert_array_equal(found.num_evaluations, [4 * N, 0])
+    assert found.num_diverging == 0
+
+
+def test_particles_without_weight_do_not_count():
+    half = jnp.where(jnp.arange(N) < N // 2, 0.0, -jnp.inf)
+    lost = START.at[N // 2 :].set(jnp.nan)
+    found = moved(0.5, 2, 2, positions=lost, log_weights=half)
+    np.testing.assert_allclose(found.jump, 0.75, atol=0.02)
+    np.testing.assert_allclose(found.acceptance_rate, 0.7, rtol=1e-5)
+
+
+def test_with_tuning_the_kernel_follows_the_particles():
+    walk = RandomWalk(step_size=0.01).resolve(TARGET)
+    run = eqx.filter_jit(move)
+    found = run(random.key(2), walk, TARGET, START[:500], EQUAL[:500], 1, 100, tune=True)
+    assert found.kernel.step_size > 0.1
+    assert 0.1 < found.acceptance_rate < 0.5
+    alone = run(random.key(2), walk, TARGET, START[:500], EQUAL[:500], 1, 100)
+    assert alone.kernel.step_size == walk.step_size
+
+
+def test_a_tuned_kernel_keeps_its_precision():
+    walk = RandomWalk(step_size=jnp.float32(0.5)).resolve(TARGET)
+    with jax.enable_x64(True):
+        arrays = retuned(walk, START.astype(jnp.float64), EQUAL.astype(jnp.float64), None)
+        assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(arrays) if x.ndim)
