@@ -182,10 +182,10 @@ def sample_batch(
     )
     _check_chains(sampler, plan)
     started, compiled = about.now(), about.CompileClock.read()
-    positions = None
-    if init is not None:
-        one = start.given(init, targets.stacked.template, plan.num_chains)
-        positions = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(targets), *x.shape)), one)
+    one = None if init is None else start.given(init, targets.stacked.template, plan.num_chains)
+    sampler.check_start(targets[0], one)
+    # None has no leaves.
+    positions = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(targets), *x.shape)), one)
     run = Chains(
         sampler, targets.stacked, rng_key, plan, positions=positions, num_targets=len(targets)
     )
@@ -252,6 +252,7 @@ def _sample_markov(
     started, compiled = about.now(), about.CompileClock.read()
     place = sharding.placer(mesh, plan.num_chains)
     positions = _positions(init, target, plan.num_chains, rng_key)
+    kernel.check_start(target, positions)
     store = _open(checkpoint, kernel, target, rng_key, plan, started)
     run = Chains(kernel, target, rng_key, plan, positions=positions, place=place)
 

@@ -136,6 +136,13 @@ class MarkovKernel(Sampler):
     usual_chains: ClassVar[int] = 4  # of `ppl.sample`, where the user names no number
     fewest_chains: ClassVar[int] = 1  # that warm-up can learn from
 
+    def check_start(self, target: Energy, positions: Position | None) -> None:
+        """Raise an error about where chains are to start, before compilation; by default none.
+
+        ``positions`` has a leading chain axis; None: the user gave none, so that chains start at
+        finite points, uniform on (-2, 2).
+        """
+
     @abstractmethod
     def init(self, rng_key: PRNGKeyArray, target: Energy, position: Position) -> Any:
         """State of a chain that starts at ``position``."""

@@ -27,6 +27,7 @@ REQUIRED = {
     "Gibbs": {"blocks": {"a": samplers.RandomWalk()}},
     "LogConcaveChain": {"sigma": 1.0},
     "MYULA": {"step_size": 0.1},
+    "MirrorLangevin": {"mirror": samplers.Hyperbolic(1.0), "step_size": 0.1},
     "SKROCK": {"step_size": 0.1},
     "SGHMC": {"step_size": 0.1, "batch_size": 5},
     "SGLD": {"step_size": 0.1, "batch_size": 5},

@@ -35,7 +35,7 @@ from ppl.proximal import ProximalMap
 from ppl.sampler import positive, size
 
 
-def _real(name: str, *, infinite: bool = False) -> Any:
+def real(name: str, *, infinite: bool = False) -> Any:
     """Field: a number or an array of numbers, stored as an array."""
 
     def convert(value: Any) -> Any:
@@ -62,10 +62,10 @@ class L1(ProximalMap):
     strength: Float[Array, "..."] = positive("strength", default=1.0)
 
     def value(self, x: Float[Array, "..."]) -> Float[Array, ""]:
-        return jnp.sum(_like(self.strength, x) * jnp.abs(x))
+        return jnp.sum(like(self.strength, x) * jnp.abs(x))
 
     def __call__(self, x: Float[Array, "..."], step: Any) -> Float[Array, "..."]:
-        return jnp.sign(x) * jnp.maximum(jnp.abs(x) - step * _like(self.strength, x), 0)
+        return jnp.sign(x) * jnp.maximum(jnp.abs(x) - step * like(self.strength, x), 0)
 
 
 class GroupL2(ProximalMap):
@@ -78,10 +78,10 @@ class GroupL2(ProximalMap):
     axis: int | None = eqx.field(static=True, default=-1)
 
     def value(self, x: Float[Array, "..."]) -> Float[Array, ""]:
-        return _like(self.strength, x) * jnp.sum(_norm(x, self.axis))
+        return like(self.strength, x) * jnp.sum(_norm(x, self.axis))
 
     def __call__(self, x: Float[Array, "..."], step: Any) -> Float[Array, "..."]:
-        threshold, norm = step * _like(self.strength, x), _norm(x, self.axis)
+        threshold, norm = step * like(self.strength, x), _norm(x, self.axis)
         return x * jnp.maximum(1 - threshold / jnp.maximum(norm, threshold), 0)
 
 
@@ -89,25 +89,21 @@ class Box(ProximalMap):
     """``lower <= x <= upper``: g is 0 inside, infinite outside. Its map is the projection."""
 
     lower: Float[Array, "..."] = eqx.field(
-        converter=_real("lower", infinite=True), default=-float("inf")
+        converter=real("lower", infinite=True), default=-float("inf")
     )
     upper: Float[Array, "..."] = eqx.field(
-        converter=_real("upper", infinite=True), default=float("inf")
+        converter=real("upper", infinite=True), default=float("inf")
     )
 
     def __check_init__(self):
-        ends = (self.lower, self.upper)
-        if all(isinstance(end, jax.Array) and not isinstance(end, Tracer) for end in ends):
-            lower, upper = map(np.asarray, ends)
-            if not np.all(lower < upper):
-                raise ValueError(f"Box: lower must be below upper; got {lower} and {upper}")
+        require_order("Box", self.lower, self.upper)
 
     def value(self, x: Float[Array, "..."]) -> Float[Array, ""]:
-        inside = jnp.all((x >= _like(self.lower, x)) & (x <= _like(self.upper, x)))
+        inside = jnp.all((x >= like(self.lower, x)) & (x <= like(self.upper, x)))
         return jnp.where(inside, 0, jnp.inf).astype(x.dtype)
 
     def __call__(self, x: Float[Array, "..."], step: Any) -> Float[Array, "..."]:
-        return jnp.clip(x, _like(self.lower, x), _like(self.upper, x))
+        return jnp.clip(x, like(self.lower, x), like(self.upper, x))
 
 
 class Simplex(ProximalMap):
@@ -120,7 +116,7 @@ class Simplex(ProximalMap):
     total: Float[Array, ""] = positive("total", default=1.0)
 
     def value(self, x: Float[Array, "..."]) -> Float[Array, ""]:
-        total, n = _like(self.total, x), x.shape[-1]
+        total, n = like(self.total, x), x.shape[-1]
         rounding = 4 * n * jnp.finfo(x.dtype).eps * total
         on_it = jnp.all(x >= 0) & jnp.all(jnp.abs(jnp.sum(x, axis=-1) - total) <= rounding)
         return jnp.where(on_it, 0, jnp.inf).astype(x.dtype)
@@ -130,7 +126,7 @@ class Simplex(ProximalMap):
         # k-th number positive is subtracted (figure 1 of [2]).
         descending = jnp.flip(jnp.sort(x, axis=-1), axis=-1)
         k = jnp.arange(1, x.shape[-1] + 1)
-        theta = (jnp.cumsum(descending, axis=-1) - _like(self.total, x)) / k.astype(x.dtype)
+        theta = (jnp.cumsum(descending, axis=-1) - like(self.total, x)) / k.astype(x.dtype)
         last = jnp.sum(descending > theta, axis=-1, keepdims=True) - 1
         return jnp.maximum(x - jnp.take_along_axis(theta, last, axis=-1), 0)
 
@@ -145,26 +141,26 @@ class NuclearNorm(ProximalMap):
 
     def value(self, x: Float[Array, "..."]) -> Float[Array, ""]:
         _require_ndim(self, x, 2)
-        return _like(self.strength, x) * jnp.sum(jnp.linalg.svd(x, compute_uv=False))
+        return like(self.strength, x) * jnp.sum(jnp.linalg.svd(x, compute_uv=False))
 
     def __call__(self, x: Float[Array, "..."], step: Any) -> Float[Array, "..."]:
         _require_ndim(self, x, 2)
         u, s, vt = jnp.linalg.svd(x, full_matrices=False)
-        return (u * jnp.maximum(s - step * _like(self.strength, x), 0)[..., None, :]) @ vt
+        return (u * jnp.maximum(s - step * like(self.strength, x), 0)[..., None, :]) @ vt
 
 
 class Quadratic(ProximalMap):
     """``g(x) = sum_i strength_i (x_i - center_i)^2 / 2``: an independent Gaussian."""
 
     strength: Float[Array, "..."] = positive("strength", default=1.0)
-    center: Float[Array, "..."] = eqx.field(converter=_real("center"), default=0.0)
+    center: Float[Array, "..."] = eqx.field(converter=real("center"), default=0.0)
 
     def value(self, x: Float[Array, "..."]) -> Float[Array, ""]:
-        return jnp.sum(_like(self.strength, x) * (x - _like(self.center, x)) ** 2) / 2
+        return jnp.sum(like(self.strength, x) * (x - like(self.center, x)) ** 2) / 2
 
     def __call__(self, x: Float[Array, "..."], step: Any) -> Float[Array, "..."]:
-        pull = step * _like(self.strength, x)
-        return (x + pull * _like(self.center, x)) / (1 + pull)
+        pull = step * like(self.strength, x)
+        return (x + pull * like(self.center, x)) / (1 + pull)
 
 
 # Total variation ------------------------------------------------------------------------------
@@ -180,11 +176,11 @@ class TotalVariation1D(ProximalMap):
 
     def value(self, x: Float[Array, "..."]) -> Float[Array, ""]:
         _require_ndim(self, x, 1, exactly=True)
-        return _like(self.strength, x) * jnp.sum(jnp.abs(jnp.diff(x)))
+        return like(self.strength, x) * jnp.sum(jnp.abs(jnp.diff(x)))
 
     def __call__(self, x: Float[Array, "..."], step: Any) -> Float[Array, "..."]:
         _require_ndim(self, x, 1, exactly=True)
-        return _taut_string(x, step * _like(self.strength, x))
+        return _taut_string(x, step * like(self.strength, x))
 
 
 class _String(NamedTuple):
@@ -312,14 +308,14 @@ class TotalVariation2D(ProximalMap):
 
     def value(self, x: Float[Array, "..."]) -> Float[Array, ""]:
         _require_ndim(self, x, 2, exactly=True)
-        return _like(self.strength, x) * jnp.sum(_norm(image_gradient(x), 0))
+        return like(self.strength, x) * jnp.sum(_norm(image_gradient(x), 0))
 
     def __call__(self, x: Float[Array, "..."], step: Any) -> Float[Array, "..."]:
         _require_ndim(self, x, 2, exactly=True)
-        weight = step * _like(self.strength, x)
+        weight = step * like(self.strength, x)
         # The objective is 1-strongly convex: |y - prox|^2 / 2 is at most the gap. In single
         # precision a gap below the rounding of its terms is not seen, and not asked for.
-        allowed = x.size * (_like(self.tolerance, x) ** 2 * step) / 2
+        allowed = x.size * (like(self.tolerance, x) ** 2 * step) / 2
         allowed = jnp.maximum(allowed, 8 * jnp.finfo(x.dtype).eps * jnp.vdot(x, x))
 
         def image(p: Float[Array, "2 n m"]) -> Float[Array, "n m"]:
@@ -372,7 +368,16 @@ def image_gradient_adjoint(p: Float[Array, "2 n m"]) -> Float[Array, "n m"]:
 # Helpers --------------------------------------------------------------------------------------
 
 
-def _like(number: Any, x: Array) -> Array:
+def require_order(name: str, lower: Any, upper: Any) -> None:
+    """Raise unless ``lower < upper`` everywhere, where they are known."""
+    if all(isinstance(end, jax.Array) and not isinstance(end, Tracer) for end in (lower, upper)):
+        lower, upper = np.asarray(lower), np.asarray(upper)
+        if not np.all(lower < upper):
+            raise ValueError(f"{name}: lower must be below upper; got {lower} and {upper}")
+
+
+def like(number: Any, x: Array) -> Array:
+    """The number in the precision of x."""
     return jnp.asarray(number).astype(x.dtype)
 
 
