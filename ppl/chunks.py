@@ -195,8 +195,8 @@ def chunk(
         i, arrays, buffer, total, _ = carry
         arrays, left, counts, done = one(operands, start + i, arrays)
         # The last of every `thin` steps is what stays in its row. (`.at[].set` is a scatter, which
-        # costs more than all of a cheap step.)
-        row = i // thin
+        # costs more than all of a cheap step; `//` looks at signs.)
+        row = lax.div(i, jnp.asarray(thin, i.dtype))
         buffer = jax.tree.map(
             lambda b, v: lax.dynamic_update_index_in_dim(b, v, row, 0), buffer, left
         )

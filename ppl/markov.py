@@ -24,7 +24,7 @@ from ppl.keys import Keys
 from ppl.sampler import MarkovKernel, OnePieceWarmUp
 
 BUFFER_BYTES = 2**25
-MAX_ROWS = 8192
+MAX_ROWS = 16384
 
 
 @dataclass(frozen=True)
@@ -216,6 +216,7 @@ class Chains:
         self._begin(kernel, rng_key, positions, num_targets, place)
         self.t = 0  # global steps taken
         self.rows = Rows(plan.num_samples)
+        self.capacity = self._capacity()
 
     def _begin(
         self,
@@ -323,7 +324,7 @@ class Chains:
     ) -> None:
         plan, began = self.plan, time.perf_counter()
         thin = 1 if is_window else plan.thin
-        capacity = self._capacity()
+        capacity = self.capacity
         count = pace.steps(limit, thin, capacity)
         batched = (self.target, self.keys, self.state)
         state, buffer, counts = _chunk(
@@ -351,7 +352,8 @@ class Chains:
         seconds = time.perf_counter() - began
         pace.learn(count, seconds)
         self.tallies.spend("warmup" if is_window else "sample", counts.evaluations, seconds)
-        diverging = int(np.sum(counts.diverging))
+        # On the host: np.sum of a JAX array would run a program of its own.
+        diverging = int(np.asarray(counts.diverging).sum())
         if is_window:
             self.tallies.warmup_divergences += diverging
         self.tallies.divergences += 0 if is_window else diverging
