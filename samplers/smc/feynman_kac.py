@@ -62,6 +62,25 @@ class FeynmanKac(eqx.Module):
     ) -> tuple[PyTree, Float[Array, " n"]]:
         """x_t from M_t(x_{t-1}, .), and log G_t(x_{t-1}, x_t); ``row`` is entry t of the rows."""
 
+    # Of particles that are given, not drawn: for conditional runs (`samplers.smc.conditional`).
+
+    def log_start_potential(self, particles: PyTree) -> Float[Array, " n"]:
+        """Log G_0(x_0), as `start` gives it."""
+        raise NotImplementedError(self._lacks("log_start_potential(particles)", "log G_0(x_0)"))
+
+    def log_potential(self, before: PyTree, particles: PyTree, row: Any) -> Float[Array, " n"]:
+        """Log G_t(x_{t-1}, x_t), as `advance` gives it."""
+        what = "log G_t(x_{t-1}, x_t)"
+        raise NotImplementedError(self._lacks("log_potential(before, particles, row)", what))
+
+    def log_move(self, before: PyTree, particles: PyTree, row: Any) -> Float[Array, " n"]:
+        """Log M_t(x_{t-1}, x_t), up to a constant in x_{t-1}: for ancestor sampling."""
+        what = "log M_t(x_{t-1}, x_t), a density of its moves; or write ancestor_sampling=False"
+        raise NotImplementedError(self._lacks("log_move(before, particles, row)", what))
+
+    def _lacks(self, method: str, what: str) -> str:
+        return f"a conditional run of {type(self).__name__} needs its method {method}: {what}"
+
 
 class Population(NamedTuple):
     """Particles between two steps.
@@ -123,6 +142,13 @@ def is_dead(population: Population) -> Bool[Array, ""]:
     return ~jnp.any(jnp.isfinite(population.log_weights))
 
 
+def is_low(population: Population, threshold: Any) -> Bool[Array, ""]:
+    """Whether the ESS is at most this share of the particles."""
+    n = len(population.log_weights)
+    # Weights whose ESS is the threshold up to rounding are at it.
+    return weights.ess(population.log_weights) <= threshold * n * (1 + 1e-5)
+
+
 def log_evidence(population: Population) -> Float[Array, ""]:
     """Estimate of log Z up to here, with the weights that are still carried."""
     return population.log_evidence + weights.log_mean_exp(population.log_weights)
@@ -158,22 +184,25 @@ def resample(
         Whether it was.
     """
     n = len(population.log_weights)
-    # Weights whose ESS is the threshold up to rounding are at it.
-    low = weights.ess(population.log_weights) <= resampler.threshold * n * (1 + 1e-5)
-    do = (low | force) & ~is_dead(population)
+    do = (is_low(population, resampler.threshold) | force) & ~is_dead(population)
 
     def anew() -> tuple[Population, Int[Array, " n"]]:
         scheme = SCHEMES[resampler.scheme]
         ancestors = scheme(rng_key, population.log_weights, n)
-        return Population(
-            jax.tree.map(lambda x: x[ancestors], population.particles),
-            jnp.zeros_like(population.log_weights),
-            log_evidence(population),
-            population.eves[ancestors],
-        ), ancestors
+        return copies(population, ancestors), ancestors
 
     population, ancestors = lax.cond(do, anew, lambda: (population, jnp.arange(n, dtype=jnp.int32)))
     return population, ancestors, do
+
+
+def copies(population: Population, ancestors: Int[Array, " n"]) -> Population:
+    """The particles that go on, of equal weights; the mean weight goes to the evidence."""
+    return Population(
+        jax.tree.map(lambda x: x[ancestors], population.particles),
+        jnp.zeros_like(population.log_weights),
+        log_evidence(population),
+        population.eves[ancestors],
+    )
 
 
 class Info(NamedTuple):
@@ -278,14 +307,17 @@ def run(
     return Run(population, log_evidence(population), history, path, is_dead(population))
 
 
-def lineages(ancestors: Int[Array, "t n"], path: PyTree) -> PyTree:
+def lineages(
+    ancestors: Int[Array, "t n"], path: PyTree, last: Int[Array, " m"] | None = None
+) -> PyTree:
     """Paths of the last particles through time: ``path[t][B_t]`` with ``B_{t-1} = A_t[B_t]``.
 
     ``ancestors`` and ``path`` are those of a run; entry i of the result belongs to particle i of
-    its last population, and has its weight. Far back few ancestors are left: what the paths say
-    of early times is worth no more than those.
+    its last population, and has its weight; or to particle ``last[i]``, where these are given. Far
+    back few ancestors are left: what the paths say of early times is worth no more than those.
     """
-    last = jnp.arange(ancestors.shape[1], dtype=jnp.int32)
+    if last is None:
+        last = jnp.arange(ancestors.shape[1], dtype=jnp.int32)
 
     def back(b: Array, a: Array) -> tuple[Array, Array]:
         return a[b], b
