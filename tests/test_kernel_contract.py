@@ -35,7 +35,16 @@ REQUIRED = {
 }
 TUNED = {"GibbsianPolarSlice": "width"}  # by another field than a step size
 # These need more of a target than a density; their own tests give it.
-OTHER_TARGETS = {"DataLangevin", "EllipticalSlice", "Gibbs", "SGHMC", "SGLD", "SequenceMetropolis"}
+OTHER_TARGETS = {
+    "DataLangevin",
+    "EllipticalSlice",
+    "Gibbs",
+    "SGHMC",
+    "SGLD",
+    "SequenceMetropolis",
+    "WalkJump",
+    "WalkJumpGibbs",
+}
 CLASSES = {row.name: getattr(samplers, row.name) for row in samplers.table()}
 
 
@@ -265,7 +274,14 @@ def shapes(tree: Any) -> Any:
 
 
 @pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
-@pytest.mark.parametrize("name", of_kind(ParticleSampler) + of_kind(LearnedSampler))
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in of_kind(ParticleSampler) + of_kind(LearnedSampler)
+        if name not in OTHER_TARGETS
+    ],
+)
 def test_a_step_keeps_the_state_of_a_population(name, double):
     with jax.enable_x64(double):
         target, key = ppl.from_numpyro(model, jnp.asarray(0.5)), random.key(0)
