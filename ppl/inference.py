@@ -457,7 +457,7 @@ def _evidence(drawn: population.Drawn) -> Estimate | None:
 
     # Weights of direct and learned samplers say what a single run knows of its own error.
     if drawn.log_weights is not None and isinstance(drawn.sampler, DirectSampler):
-        return weights.evidence_estimate(drawn.log_weights)
+        return weights.evidence_estimate(drawn.log_weights, drawn.sampler.draws_together)
     value, error = weights.combine_evidence(drawn.log_evidences)
     if len(drawn.log_evidences) > 1:
         return Estimate(float(value), float(error))

@@ -209,6 +209,7 @@ class DirectSampler(Sampler):
     batch_size: ClassVar[int] = 1024
     # With a normalised proposal the mean weight is an unbiased estimate of Z.
     weights_estimate_evidence: ClassVar[bool] = True
+    draws_together: ClassVar[int] = 1
 
     @abstractmethod
     def draw(
@@ -227,6 +228,8 @@ class LearnedSampler(Sampler):
     num_updates: eqx.AbstractVar[int]
     weights_estimate_evidence: ClassVar[bool] = True
     batch_size: ClassVar[int] = 1024
+    # Draws depend on each other in groups of this many, the populations of an SMC.
+    draws_together: ClassVar[int] = 1
 
     @abstractmethod
     def init(self, rng_key: PRNGKeyArray, target: Energy) -> Any:
@@ -280,6 +283,16 @@ class Trained(DirectSampler):
         """As those of the sampler it came from."""
         return self.sampler.weights_estimate_evidence
 
+    @property
+    def batch_size(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """That of the sampler it came from."""
+        return self.sampler.batch_size
+
+    @property
+    def draws_together(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As those of the sampler it came from."""
+        return self.sampler.draws_together
+
     def draw(
         self, rng_key: PRNGKeyArray, target: Energy, n: int
     ) -> tuple[Position, Float[Array, " n"] | None]:
@@ -325,6 +338,15 @@ def fraction(name: str, **options: Any) -> Any:
 
     def convert(value: ArrayLike) -> Any:
         return _number(name, value, lambda x: (x > 0) & (x < 1), "a number between 0 and 1")
+
+    return eqx.field(converter=convert, **options)
+
+
+def share(name: str, **options: Any) -> Any:
+    """Field: a number from 0 to 1, both allowed, stored as an array."""
+
+    def convert(value: ArrayLike) -> Any:
+        return _number(name, value, lambda x: (x >= 0) & (x <= 1), "a number from 0 to 1")
 
     return eqx.field(converter=convert, **options)
 

@@ -38,12 +38,15 @@ class SequenceModel(Energy):
         Length of a position, the end token included.
     end_token
         The token that ends a sequence; None: none does.
+    row_fn
+        ``row_fn(params, tokens, t) -> (num_tokens,)``: row t alone, where that is cheaper than all
+        rows, as for a model that looks back a few places. Drawing asks for one row at a time.
 
     Raises
     ------
     TargetError
         For a function that returns other shapes, that looks ahead, or whose rows cannot be
-        normalized; before compilation.
+        normalized, and for a ``row_fn`` that disagrees; before compilation.
 
     Examples
     --------
@@ -59,6 +62,7 @@ class SequenceModel(Energy):
     length: int = eqx.field(static=True)
     end_token: int | None = eqx.field(static=True)
     num_tokens: int = eqx.field(static=True)
+    row_fn: Callable[..., Any] | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -66,13 +70,14 @@ class SequenceModel(Energy):
         params: Any,
         length: int,
         end_token: int | None = None,
+        row_fn: Callable[..., ArrayLike] | None = None,
     ):
         if not callable(logits_fn):
             raise TargetError(f"logits_fn must be a function (params, tokens); got {logits_fn!r}")
         if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 1:
             raise TargetError(f"length must be an integer, at least 1; got {length!r}")
         self.logits_fn, self.params = logits_fn, as_data(params)
-        self.length, self.end_token = int(length), end_token
+        self.length, self.end_token, self.row_fn = int(length), end_token, row_fn
         out = jax.eval_shape(logits_fn, self.params, self.template)
         shape = getattr(out, "shape", None)
         if shape is None or len(shape) != 2 or shape[0] != length:
@@ -109,8 +114,23 @@ class SequenceModel(Energy):
 
     def log_probs(self, tokens: Int[Array, " length"]) -> Float[Array, " length"]:
         """Log-probability of each token given those before it; zero after the end."""
-        log_p = jnp.take_along_axis(self._log_rows(tokens), tokens[:, None], axis=1)[:, 0]
-        return jnp.where(jnp.arange(self.length) < self.size(tokens), log_p, 0.0)
+        log_p = jnp.take_along_axis(self.log_rows(tokens), tokens[:, None], axis=1)[:, 0]
+        return jnp.where(self._after_end(tokens), 0.0, log_p)
+
+    def log_rows(self, tokens: Int[Array, " length"]) -> Float[Array, "length num_tokens"]:
+        """Log-probability of every token at every place, given the tokens before."""
+        rows = jax.nn.log_softmax(jnp.asarray(self.logits_fn(self.params, tokens)), axis=1)
+        over = jnp.arange(self.length) == self.length - 1
+        return self._ended(rows, (over | self._after_end(tokens))[:, None])
+
+    def log_row(
+        self, tokens: Int[Array, " length"], t: Int[Array, ""]
+    ) -> Float[Array, " num_tokens"]:
+        """Log-probability of every token at place t, given the tokens before."""
+        if self.row_fn is None:
+            return self.log_rows(tokens)[t]
+        row = jax.nn.log_softmax(jnp.asarray(self.row_fn(self.params, tokens, t)))
+        return self._ended(row, (t == self.length - 1) | self.is_over(tokens, t))
 
     def sample(self, rng_key: PRNGKeyArray, n: int) -> Int[Array, "n length"]:
         """Draw ``n`` sequences."""
@@ -123,7 +143,7 @@ class SequenceModel(Energy):
         """Keep the tokens before ``first`` and draw the rest from the model."""
 
         def place(tokens: Array, t: Array) -> tuple[Array, None]:
-            row = self._log_rows(tokens)[t]
+            row = self.log_row(tokens, t)
             # A draw decides all that follows: the default generator never draws what is rarer
             # than 1e-7.
             drawn = random.categorical(random.fold_in(rng_key, t), row, mode="high")
@@ -140,6 +160,12 @@ class SequenceModel(Energy):
         is_end = tokens == self.end_token
         return jnp.where(jnp.any(is_end), jnp.argmax(is_end) + 1, self.length).astype(jnp.int32)
 
+    def is_over(self, tokens: Int[Array, " length"], t: Int[Array, ""]) -> Bool[Array, ""]:
+        """Whether the sequence has ended before place t."""
+        if self.end_token is None:
+            return jnp.zeros((), bool)
+        return jnp.any((tokens == self.end_token) & (jnp.arange(self.length) < t))
+
     def padded(self, tokens: Int[Array, " length"]) -> Int[Array, " length"]:
         """Same sequence, with end tokens after its end."""
         if self.end_token is None:
@@ -149,22 +175,20 @@ class SequenceModel(Energy):
     def _after_end(self, tokens: Array) -> Bool[Array, " length"]:
         return jnp.arange(self.length) >= self.size(tokens)
 
-    def _log_rows(self, tokens: Array) -> Float[Array, "length num_tokens"]:
-        rows = jax.nn.log_softmax(jnp.asarray(self.logits_fn(self.params, tokens)), axis=1)
+    def _ended(self, rows: Array, over: Bool[Array, "*rows"]) -> Array:
+        """Rows where what is over goes on with the end token, for sure."""
         if self.end_token is None:
             return rows
         last = jnp.full(self.num_tokens, -jnp.inf, rows.dtype).at[self.end_token].set(0.0)
-        return rows.at[-1].set(last)
+        return jnp.where(over, last, rows)
 
     def _try_out(self) -> None:
-        """Look at the rows of two sequences: proper logits, and no look ahead."""
+        """Look at the rows of a sequence: proper logits, and no look ahead."""
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self.params)):
             return
-        rng = np.random.default_rng(0)
-        one, other = rng.integers(self.num_tokens, size=(2, self.length)).astype(np.int32)
-        half = self.length // 2
-        other[:half] = one[:half]
-        logits, changed = _rows_of_both(self.logits_fn, self.params, np.stack([one, other]))
+        tokens = np.random.default_rng(0).integers(self.num_tokens, size=self.length)
+        tokens = tokens.astype(np.int32)
+        logits = np.asarray(jax.jit(self.logits_fn)(self.params, tokens), np.float64)
         bad = np.isnan(logits).any(1) | (logits == np.inf).any(1) | (logits == -np.inf).all(1)
         if bad.any():
             raise TargetError(
@@ -172,15 +196,40 @@ class SequenceModel(Energy):
                 f"{int(np.argmax(bad))} its logits are {logits[np.argmax(bad)]}; they must be "
                 "finite, or -inf for a token that cannot follow, never NaN and never all -inf"
             )
-        if not np.allclose(logits[: half + 1], changed[: half + 1], rtol=1e-3, atol=1e-3):
+        if looks_ahead(self.logits_fn, self.params, self.length, self.num_tokens):
             raise TargetError(
                 "logits_fn looks ahead: row t must depend on the tokens before t only, and rows up "
-                f"to {half} changed with the tokens from {half} on. Shift the tokens by one, or "
-                "mask the model causally"
+                f"to {self.length // 2} changed with the tokens from {self.length // 2} on. Shift "
+                "the tokens by one, or mask the model causally"
+            )
+        if self.row_fn is not None:
+            self._try_rows(tokens, logits)
+
+    def _try_rows(self, tokens: np.ndarray, logits: np.ndarray) -> None:
+        """Look at all rows of `row_fn`."""
+        assert self.row_fn is not None
+        one_by_one = jax.jit(jax.vmap(self.row_fn, (None, None, 0)))
+        rows = np.asarray(one_by_one(self.params, tokens, jnp.arange(self.length)))
+        same = rows.shape == logits.shape
+        if not same or not np.allclose(rows, logits, rtol=1e-3, atol=1e-3):
+            t = int(np.argmax((~np.isclose(rows, logits)).any(1))) if same else 0
+            raise TargetError(
+                f"row_fn must return the row of logits_fn at place t: at place {t} it returns "
+                f"{rows[t]}, and that row is {logits[t]}"
             )
 
 
-def _rows_of_both(logits_fn: Callable, params: Any, tokens: np.ndarray) -> tuple[Any, Any]:
-    rows = jax.jit(jax.vmap(logits_fn, (None, 0)))(params, tokens)
-    logits, changed = np.asarray(rows, np.float64)
-    return logits, changed
+def looks_ahead(
+    fn: Callable[..., Any], params: Any, length: int, num_tokens: int, own: int = 0
+) -> bool:
+    """Whether entry t of ``fn(params, tokens)`` changes with later tokens, tried on two sequences.
+
+    Its own token counts as later, unless ``own`` is 1.
+    """
+    rng = np.random.default_rng(1)
+    one, other = rng.integers(num_tokens, size=(2, length)).astype(np.int32)
+    half = length // 2
+    other[:half] = one[:half]
+    rows = jax.jit(jax.vmap(fn, (None, 0)))(params, np.stack([one, other]))
+    before, after = np.asarray(rows, np.float64)[:, : half + 1 - own]
+    return not np.allclose(before, after, rtol=1e-3, atol=1e-3)

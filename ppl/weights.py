@@ -289,18 +289,38 @@ def combine_evidence(
     return evidence(log_evidences)
 
 
-def evidence_estimate(log_weights: Float[np.ndarray, "runs n"]) -> Estimate:
-    """Evidence from independent runs of independently weighted draws.
+def evidence_estimate(log_weights: Float[np.ndarray, "runs n"], together: int = 1) -> Estimate:
+    """Evidence from independent runs of weighted draws.
 
     One run: the delta method. Several: their mean; the error is the larger one of what pooling
     all draws gives and of the spread between runs, so that neither a lucky agreement of two runs
-    nor one run that missed the tail hides an error.
+    nor one run that missed the tail hides an error. Draws that depend on each other in groups of
+    ``together`` count as one for each group; with a single group there is no error to be told.
     """
     log_weights = np.asarray(log_weights, np.float64)
-    value, error = evidence(log_weights.ravel())
+    value = float(log_mean_exp(log_weights.ravel()))
+    if together > 1:
+        log_weights = grouped(log_weights, together)
+        if log_weights.size < 2:
+            return Estimate(value, None)
+    error = float(evidence(log_weights.ravel())[1])
     if len(log_weights) > 1:
-        error = max(float(error), float(combine_evidence(log_mean_exp(log_weights))[1]))
-    return Estimate(float(value), float(error))
+        error = max(error, float(combine_evidence(log_mean_exp(log_weights))[1]))
+    return Estimate(value, error)
+
+
+def grouped(
+    log_weights: Float[np.ndarray, "runs n"], together: int
+) -> Float[np.ndarray, "runs groups"]:
+    """Log mean weights of groups of ``together`` draws; a last group that is not full is left out.
+
+    A run without a full group is one.
+    """
+    runs, n = log_weights.shape
+    if n < together:
+        return log_mean_exp(log_weights)[:, None]
+    full = log_weights[:, : n // together * together]
+    return log_mean_exp(full.reshape(runs, -1, together))
 
 
 # Tails ----------------------------------------------------------------------------------------

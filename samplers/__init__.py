@@ -313,6 +313,16 @@ _METHODS = (
         "core",
     ),
     Method(
+        "TwistedSMC",
+        "Twisted sequential Monte Carlo",
+        "samplers.smc.twisted",
+        "arXiv:2404.17546",
+        "asymptotically exact",
+        ("log_likelihood",),
+        "length passes of the model, 1 reward (length where sequences end early), after training",
+        "core",
+    ),
+    Method(
         "GaussianVI",
         "Gaussian variational inference",
         "samplers.variational.gaussian",
@@ -373,6 +383,7 @@ _ALIASES = {
     "MAMS": "AdjustedMCLMC",
     "PMALA": "ProximalMALA",
     "RWM": "RandomWalk",
+    "VAS": "TwistedSMC",
 }
 
 # What goes into the fields of samplers and into `init=`.

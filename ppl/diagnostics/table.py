@@ -119,6 +119,8 @@ def _weighted(draws: Draws, x: np.ndarray, quantiles: Sequence[float]) -> dict[s
         columns[_quantile_name(q)] = weights.quantile(flat, log_weights, q)
     if draws.run.kind == "particle" and draws.num_chains > 1:
         columns["mcse_mean"] = _run_error(x, np.asarray(draws.log_weights, np.float64))
+    elif getattr(draws.sampler, "draws_together", 1) > 1:
+        columns["mcse_mean"] = _group_error(x, draws.log_weights, draws.sampler.draws_together)
     else:
         columns["mcse_mean"] = weights.mcse_mean(flat, log_weights)
     columns["ess"] = np.full(flat.shape[1], float(weights.ess(log_weights)))
@@ -132,6 +134,18 @@ def _run_error(x: np.ndarray, log_weights: np.ndarray) -> np.ndarray:
     if len(means) < 2:
         return np.full(x.shape[2], math.nan)
     return means.std(axis=0, ddof=1) / math.sqrt(len(means))
+
+
+def _group_error(x: np.ndarray, log_weights: Any, together: int) -> np.ndarray:
+    """Standard error of a weighted mean of draws that depend on each other in groups."""
+    full = x.shape[1] // together * together
+    x = x[:, :full].reshape(-1, together, x.shape[2])
+    log_weights = np.asarray(log_weights, np.float64)[:, :full].reshape(-1, together)
+    alive = np.isfinite(weights.log_sum_exp(log_weights))
+    if alive.sum() < 2:
+        return np.full(x.shape[2], math.nan)
+    totals = weights.log_mean_exp(log_weights[alive])
+    return weights.mcse_mean(run_means(x, log_weights), totals)
 
 
 def run_means(x: np.ndarray, log_weights: np.ndarray) -> Float[np.ndarray, "run d"]:

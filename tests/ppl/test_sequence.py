@@ -82,6 +82,21 @@ def test_without_an_end_token_all_places_are_used():
     assert int(model.size(jnp.zeros(LENGTH, jnp.int32))) == LENGTH
 
 
+def one_row(params, tokens, t):
+    return params[jnp.where(t > 0, tokens[t - 1], 0)]
+
+
+def test_rows_one_at_a_time_are_those_of_all():
+    model = ppl.SequenceModel(markov, TABLE, LENGTH, END, row_fn=one_row)
+    for tokens in everything():
+        rows = jax.vmap(model.log_row, (None, 0))(tokens, jnp.arange(LENGTH))
+        np.testing.assert_allclose(rows, MODEL.log_rows(tokens), rtol=1e-6)
+        log_p = np.take_along_axis(rows, np.asarray(tokens)[:, None], 1).sum()
+        np.testing.assert_allclose(log_p, MODEL.log_density(tokens), rtol=1e-6)
+    drawn = [m.sample(random.key(1), 100) for m in (model, MODEL)]
+    np.testing.assert_array_equal(*drawn)
+
+
 def test_a_reward_on_a_model_is_a_target():
     target = ppl.tilt(MODEL, lambda y: 0.1 * jnp.sum(y == 1), strength=2.0)
     assert "gradient" not in target.offers
@@ -106,6 +121,7 @@ BAD = np.where(np.arange(3) == 1, np.nan, 0.0) * np.ones((3, 1))
         (markov, BAD, {}, "do not normalize: at place 0.*never NaN"),
         (markov, np.full((3, 3), -np.inf), {}, "do not normalize"),
         (lambda p, y: p[y], TABLE, {}, "looks ahead"),
+        (markov, TABLE, {"row_fn": lambda p, y, t: p[y[t]]}, "row_fn must return the row of"),
         (markov, TABLE, {"end_token": 3}, "end_token must be one of the 3 tokens"),
         (markov, TABLE, {"length": 0}, "length must be an integer, at least 1"),
     ],
