@@ -73,7 +73,7 @@ def train(net, rng_keys):
     return net, losses
 
 
-net, losses = train(NextLetter(random.key(0)), random.split(random.key(1), 600))
+net, losses = train(NextLetter(random.key(0)), random.split(random.key(1), 20 if SMOKE else 600))
 print(f"loss: {losses[0]:.2f} nats a letter, then {losses[-1]:.2f}")
 
 # %%

@@ -161,6 +161,20 @@ def test_evidence_of_several_runs_is_that_of_all_draws_with_an_error_no_smaller(
     assert weights.evidence_estimate(shifted).std_error > 0.3
 
 
+def test_draws_that_depend_on_each_other_count_as_one_a_group():
+    rng = np.random.default_rng(5)
+    levels = rng.normal(size=(2, 3))
+    log_weights = np.repeat(levels, 4, axis=1)  # each group of four is one draw, copied
+    value, error = weights.evidence_estimate(log_weights, together=4)[:2]
+    expected = weights.evidence_estimate(levels)
+    np.testing.assert_allclose((value, error), expected[:2], rtol=1e-12)
+    # A group that is not full says nothing of errors; a single one cannot.
+    more = np.concatenate([log_weights, levels[:, :2]], axis=1)
+    assert weights.evidence_estimate(more, together=4).std_error == pytest.approx(error)
+    assert weights.evidence_estimate(log_weights[:1, :4], together=4).std_error is None
+    assert weights.evidence_estimate(log_weights[:, :3], together=4).std_error > 0
+
+
 def test_evidence_without_weight_or_with_one_draw_has_no_error():
     assert weights.evidence(np.full(9, -math.inf)) == (-math.inf, math.inf)
     assert weights.evidence(np.array([2.0])) == (2.0, math.inf)
