@@ -227,9 +227,9 @@ def looks_ahead(
     Its own token counts as later, unless ``own`` is 1.
     """
     rng = np.random.default_rng(1)
-    one, other = rng.integers(num_tokens, size=(2, length)).astype(np.int32)
-    half = length // 2
-    other[:half] = one[:half]
+    one = rng.integers(num_tokens, size=length).astype(np.int32)
+    half, other = length // 2, one.copy()
+    other[half:] = (one[half:] + 1 + rng.integers(max(num_tokens - 1, 1))) % num_tokens
     rows = jax.jit(jax.vmap(fn, (None, 0)))(params, np.stack([one, other]))
     before, after = np.asarray(rows, np.float64)[:, : half + 1 - own]
     return not np.allclose(before, after, rtol=1e-3, atol=1e-3)

@@ -10,5 +10,5 @@ def test_a_text_and_its_letters():
     )
     tokens = to_tokens(sonnets())
     assert 4500 < len(tokens) < 5500
-    assert set(tokens) == set(range(len(ALPHABET)))
+    assert set(to_text(tokens)) == set(ALPHABET) - {"z"}
     assert to_text(tokens).startswith("shall i compare thee to a summers day thou art")
