@@ -90,3 +90,18 @@ annealed = ppl.sample(samplers.AIS(num_particles=size, num_temperatures=50), tar
 weights = ppl.weights.probabilities(annealed.log_weights[0])
 print(f"AIS: {np.sum(weights * (annealed['y'][0] > 0)):.3f}")
 print(f"log evidence {annealed.log_evidence.value:.2f} +- {annealed.log_evidence.std_error:.2f}")
+
+# %%
+# Parallel tempering runs chains at all temperatures at once, and lets neighbours trade places. The
+# one at the prior starts afresh in every scan; what it finds travels to the posterior, and the
+# shares are those of a chain that crosses. Its notes say how often that happened.
+
+ladders = ppl.sample(
+    samplers.ParallelTempering(num_temperatures=10),
+    target,
+    num_samples=200 if smoke else 2000,
+    num_warmup=100 if smoke else 500,
+    progress=False,
+)
+print(ladders)
+print(f"ParallelTempering: {np.mean(ladders['y'] > 0):.3f}; known: {known:.3f}")

@@ -304,6 +304,11 @@ def _draws_of(
 ) -> Draws:
     chains_first = jax.tree.map(lambda x: np.swapaxes(x, 0, 1), outcome.positions)
     tallies = outcome.tallies
+    stats = {name: np.swapaxes(x, 0, 1) for name, x in outcome.stats.items()}
+    evidence, notes = None, list(outcome.notes)
+    if stats:
+        evidence = outcome.kernel.log_evidence(stats)
+        notes += outcome.kernel.notes(stats)
     run = Run(
         **_description(outcome.kernel, kernel, "markov", target, rng_key, plan),
         seconds=dict(tallies.seconds),
@@ -312,15 +317,16 @@ def _draws_of(
         stopped=outcome.stopped,
         versions=about.versions() | {"device": about.device()},
         started=started,
-        notes=list(outcome.notes),
+        notes=notes,
     )
     run.num_samples = jax.tree.leaves(chains_first)[0].shape[1]
     return Draws(
         chains_first,
         target=target,
         sampler=outcome.kernel,
-        stats={name: np.swapaxes(x, 0, 1) for name, x in outcome.stats.items()},
+        stats=stats,
         run=run,
+        log_evidence=evidence,
         num_evaluations=_total(tallies),
     )
 

@@ -20,6 +20,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ppl.energy import Energy, Position
+from ppl.weights import Estimate
 
 type Exactness = Literal["exact", "asymptotically exact", "biased"]
 
@@ -167,6 +168,17 @@ class MarkovKernel(Sampler):
         ``info`` is the info of the last moves (leading axis: particles), or None before any.
         """
         return self
+
+    def log_evidence(self, stats: dict[str, np.ndarray]) -> Estimate | None:
+        """Log-evidence of a run, where its stats tell (a kernel on an extended space may know).
+
+        ``stats`` are those of the draws, leading axes (chain, draw); this kernel is the tuned one.
+        """
+        return None
+
+    def notes(self, stats: dict[str, np.ndarray]) -> list[str]:
+        """What a reader of the results should hear about a run; ``stats`` as in `log_evidence`."""
+        return []
 
 
 class ParticleSampler(Sampler):

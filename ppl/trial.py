@@ -339,12 +339,15 @@ def first(draws: Draws, count: int) -> Draws:
     seconds = dict(draws.run.seconds)
     seconds["sample"] *= count / draws.num_samples
     before = _phases(draws, "start", "warmup")
+    stats = {name: x[:, :count] for name, x in draws.stats.items()}
+    kernel = draws.sampler
     run = replace(draws.run, num_samples=count, evaluations=evaluations, seconds=seconds)
     return rebuilt(
         draws,
         positions=jax.tree.map(lambda x: x[:, :count], draws.positions),
-        stats={name: x[:, :count] for name, x in draws.stats.items()},
+        stats=stats,
         run=run,
+        log_evidence=kernel.log_evidence(stats) if isinstance(kernel, MarkovKernel) else None,
         num_evaluations=(before[0] + density, before[1] + gradient),
     )
 

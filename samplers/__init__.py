@@ -283,6 +283,16 @@ _METHODS = (
         "core",
     ),
     Method(
+        "ParallelTempering",
+        "Parallel tempering",
+        "samplers.mcmc.parallel_tempering",
+        "arXiv:1905.02939",
+        "exact",
+        _DENSITY,
+        "a move at each temperature a draw",
+        "core",
+    ),
+    Method(
         "ImportanceSampling",
         "Importance sampling from the prior",
         "samplers.smc.importance",
@@ -382,6 +392,7 @@ _ALIASES = {
     "LMC": "ULA",
     "MAMS": "AdjustedMCLMC",
     "PMALA": "ProximalMALA",
+    "ReplicaExchange": "ParallelTempering",
     "RWM": "RandomWalk",
     "VAS": "TwistedSMC",
 }

@@ -39,6 +39,7 @@ OTHER_TARGETS = {
     "DataLangevin",
     "EllipticalSlice",
     "Gibbs",
+    "ParallelTempering",
     "SGHMC",
     "SGLD",
     "SequenceMetropolis",
