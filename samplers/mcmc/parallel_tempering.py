@@ -45,9 +45,9 @@ from ppl.energy import Energy, Position, float_dtype
 from ppl.sampler import Exactness, MarkovKernel, OnePieceWarmUp, Record, WarmUp, size
 from ppl.weights import Estimate
 from samplers.mcmc.hmc import HMC
+from samplers.smc.along_path import check_move, check_path
 from samplers.smc.path import Path, as_reference, as_schedule, next_inverse_temperature
 from samplers.smc.stepping_stones import SteppingStones, stepping_stones
-from samplers.smc.tempered import check_annealing, check_move
 
 POWER = 4  # of the ladder that nothing is known about: dense near 0
 FIRST, LAST = 25, 100  # lengths of warm-up's rounds, in a warm-up long enough for them
@@ -192,7 +192,7 @@ class ParallelTempering(MarkovKernel):
             )
 
     def check(self, target: Energy) -> None:
-        check_annealing(self, target)
+        check_path(type(self).__name__, Path(target, self.reference), self.move)
         if self.move is not None and isinstance(self.move.warmup(target), OnePieceWarmUp):
             raise ValueError(
                 f"ParallelTempering: {type(self.move).__name__} tunes itself in one piece"

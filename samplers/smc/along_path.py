@@ -83,26 +83,11 @@ class AlongPath(ParticleSampler):
     tune: eqx.AbstractVar[bool]
 
     def __check_init__(self) -> None:
-        given = self.move
-        if given is None or type(given) is object or isinstance(given, MarkovKernel):
-            return
-        raise ValueError(
-            f"move must be a Markov kernel such as samplers.MALA() or samplers.HMC(); got {given!r}"
-        )
+        check_move(self.move)
 
     def check(self, target: Energy) -> None:
         """Raise unless the path has a start and the move can move."""
-        name, path = type(self).__name__, Path(target, self.reference)
-        path.check(name)
-        move = HMC() if self.move is None else self.move
-        rung = path.at(jnp.ones(()))
-        for capability in sorted(move.needs - rung.offers):
-            raise TargetError(
-                f"{name} moves particles by {type(move).__name__}, which needs {capability!r}: "
-                f"{rung.refuse(capability)}. Another kernel can be given as "
-                f"samplers.{name}(move=samplers.RandomWalk())"
-            )
-        move.check(target)
+        check_path(type(self).__name__, Path(target, self.reference), self.move)
 
     def resolve(self, target: Energy) -> "AlongPath":
         """Lay out the move for the dimension of this target."""
@@ -214,3 +199,29 @@ class AlongPath(ParticleSampler):
             f"the likelihood of {lost} particles is NaN or infinite at the worst temperature; they "
             "count as impossible"
         ]
+
+
+# The door -----------------------------------------------------------------------------------------
+
+
+def check_move(move: Any) -> None:
+    """Raise unless this is a Markov kernel, or None."""
+    if move is None or type(move) is object or isinstance(move, MarkovKernel):
+        return
+    raise ValueError(
+        f"move must be a Markov kernel such as samplers.MALA() or samplers.HMC(); got {move!r}"
+    )
+
+
+def check_path(name: str, path: Path, move: MarkovKernel | None) -> None:
+    """Raise unless the path has a start and the move can move along it."""
+    path.check(name)
+    kernel = HMC() if move is None else move
+    rung = path.at(jnp.ones(()))
+    for capability in sorted(kernel.needs - rung.offers):
+        raise TargetError(
+            f"{name} moves particles by {type(kernel).__name__}, which needs {capability!r}: "
+            f"{rung.refuse(capability)}. Another kernel can be given as "
+            f"samplers.{name}(move=samplers.RandomWalk())"
+        )
+    kernel.check(path.target)
