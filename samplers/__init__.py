@@ -404,6 +404,8 @@ _PARTS = {
     "Dense": "samplers.mcmc.metrics",
     "LowRank": "samplers.mcmc.metrics",
     "PathfinderStart": "samplers.mcmc.pathfinder_start",
+    "MLP": "samplers.networks",
+    "UNet": "samplers.networks",
     "BoxBarrier": "samplers.langevin.mirror_maps",
     "Euclidean": "samplers.langevin.mirror_maps",
     "Hyperbolic": "samplers.langevin.mirror_maps",
