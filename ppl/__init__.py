@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ppl import adapters as adapters
     from ppl import diagnostics as diagnostics
+    from ppl.bayes_factor import BayesFactor as BayesFactor
+    from ppl.bayes_factor import bayes_factor as bayes_factor
     from ppl.calibrate import calibrate as calibrate
     from ppl.compare import compare as compare
     from ppl.diagnostics.loo import loo as loo
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from ppl.stopping import evaluations as evaluations
 
 _HOMES = {
+    "ppl.bayes_factor": ("BayesFactor", "bayes_factor"),
     "ppl.calibrate": ("calibrate",),
     "ppl.compare": ("compare",),
     "ppl.diagnostics.loo": ("loo",),
