@@ -32,7 +32,7 @@ from jaxtyping import PRNGKeyArray
 from ppl import about, keys, weights
 from ppl.calling import CallableModule
 from ppl.diagnostics.calibration import judge, table_of
-from ppl.diagnostics.convergence import Verdict
+from ppl.diagnostics.findings import Verdict
 from ppl.diagnostics.rhat_ess import chain_statistics
 from ppl.draws import Draws
 from ppl.energy import Energy, Position, Stack, TargetError, describe

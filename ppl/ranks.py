@@ -25,7 +25,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ppl import weights
-from ppl.diagnostics.convergence import MAX_SCALARS, stuck_chains
+from ppl.diagnostics.chain_findings import stuck_chains
+from ppl.diagnostics.findings import MAX_SCALARS
 from ppl.diagnostics.rhat_ess import chain_statistics
 from ppl.diagnostics.table import entry_labels
 from ppl.draws import Draws, host_generator

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ppl.diagnostics.agreement import Answers, Yardstick, z_limit
-from ppl.diagnostics.convergence import ESS_BAD, RHAT_BAD
+from ppl.diagnostics.findings import ESS_BAD, RHAT_BAD
 from ppl.diagnostics.missed import MATERIAL, missed_share
 from ppl.standing import Standing
 

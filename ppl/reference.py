@@ -24,8 +24,8 @@ from jax import random
 from ppl import keys
 from ppl.calling import CallableModule
 from ppl.diagnostics.agreement import z_limit
-from ppl.diagnostics.convergence import RHAT_GOOD
 from ppl.diagnostics.energy_distance import energy_test
+from ppl.diagnostics.findings import RHAT_GOOD
 from ppl.diagnostics.missed import MATERIAL, missed_share
 from ppl.draws import Draws
 from ppl.inference import sample

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ppl.diagnostics.convergence import Finding, Measure, Status, Verdict
+from ppl.diagnostics.findings import Finding, Measure, Status, Verdict
 from ppl.diagnostics.uniformity import Uniformity, uniformity
 
 MIN_SIMULATIONS = 50

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ppl.diagnostics.calibration import rate_of, shown
-from ppl.diagnostics.convergence import Verdict
+from ppl.diagnostics.findings import Verdict
 from ppl.diagnostics.uniformity import band, points
 from ppl.report import plots
 from ppl.report.blocks import (

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ppl.diagnostics.convergence import RHAT_BAD, Verdict
+from ppl.diagnostics.findings import RHAT_BAD, Verdict
 from ppl.report import comparison as side_by_side
 from ppl.report import plots
 from ppl.report.blocks import (

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ppl.diagnostics.convergence import RHAT_GOOD
+from ppl.diagnostics.findings import RHAT_GOOD
 from ppl.draws import PHASES
 from ppl.report import plots
 from ppl.report.blocks import (

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ppl.diagnostics.convergence import Verdict, judge
+from ppl.diagnostics.convergence import judge
+from ppl.diagnostics.findings import Verdict
 from ppl.diagnostics.table import scalars
 from ppl.draws import Draws
 from ppl.report.blocks import Cell, Table, aligned, number, plural

@@ -5,7 +5,7 @@ import base64
 import numpy as np
 
 from ppl import weights as log_weights
-from ppl.diagnostics.convergence import RHAT_GOOD
+from ppl.diagnostics.findings import RHAT_GOOD
 from ppl.report import plots
 from ppl.report.blocks import (
     Block,

@@ -7,7 +7,7 @@ import pytest
 
 import ppl
 from made_draws import make, of_values
-from ppl.diagnostics import convergence
+from ppl.diagnostics import findings
 from ppl.diagnostics.convergence import judge
 
 
@@ -243,7 +243,7 @@ def test_an_interrupted_run_says_so():
 
 
 def test_very_many_scalars_are_judged_by_evenly_spaced_ones(monkeypatch):
-    monkeypatch.setattr(convergence, "MAX_SCALARS", 10)
+    monkeypatch.setattr(findings, "MAX_SCALARS", 10)
     x = normal(width=40)
     x[0, :, 8] += 5
     verdict = judge(of_values({"x": x}))
