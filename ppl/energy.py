@@ -73,6 +73,7 @@ class Energy(eqx.Module):
     ``log_likelihood_at``   ``log_likelihood_at(position, indices)`` and ``num_data``
     ``log_normalizer``      the known log Z of ``log_density``
     ``proximal_map``        ``smooth`` and ``prox(position, step)`` (see `ppl.proximal`)
+    ``denoise``             ``denoise(x, sigma)``: the mean given x, which carries noise
     ``data``                a data set to learn from
     ======================  ====================================================================
     """

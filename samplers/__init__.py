@@ -27,6 +27,23 @@ class Method(NamedTuple):
     tier: str
 
 
+class Solver(NamedTuple):
+    """One row of the table of solvers, which go into `DiffusionSampler`.
+
+    ``order`` is that of the error in the step size, weak where the solver adds noise; ``cost`` is
+    in calls of the denoiser. The test of the order is named after the row.
+    """
+
+    name: str
+    title: str
+    module: str
+    paper: str
+    order: str
+    cost: str
+    noise: str
+    example: str
+
+
 _DENSITY = ("log_density",)
 _GRADIENT = ("gradient", "log_density")
 _PROXIMAL = ("gradient", "log_density", "proximal_map")
@@ -373,6 +390,16 @@ _METHODS = (
         "method",
     ),
     Method(
+        "DiffusionSampler",
+        "Sampling a diffusion prior",
+        "samplers.diffusion.sampler",
+        "arXiv:2011.13456",
+        "biased",
+        ("denoise",),
+        "num_steps denoisers a draw, twice or three times as many for some solvers",
+        "core",
+    ),
+    Method(
         "ExactDraws",
         "Exact draws",
         "samplers.direct",
@@ -383,6 +410,14 @@ _METHODS = (
         "core",
     ),
 )
+
+_IN = "samplers.diffusion.solvers."
+_SOLVERS = (
+    Solver("DDIM", "Denoising diffusion implicit models", _IN + "ddim", "arXiv:2010.02502",
+           "1", "1 a step", "none, or eta times DDPM's", "DDIM(eta=0.5)"),
+    Solver("DDPM", "Denoising diffusion probabilistic models", _IN + "ddim", "arXiv:2006.11239",
+           "1", "1 a step", "ancestral", "DDPM()"),
+)  # fmt: skip
 
 _ALIASES = {
     "AdjustedMCHMC": "AdjustedMCLMC",
@@ -410,6 +445,26 @@ _PARTS = {
     "Euclidean": "samplers.langevin.mirror_maps",
     "Hyperbolic": "samplers.langevin.mirror_maps",
     "LogBarrier": "samplers.langevin.mirror_maps",
+    "DiffusionPrior": "samplers.diffusion.prior",
+    "EDM": "samplers.diffusion.paths",
+    "MeanReverting": "samplers.diffusion.paths",
+    "PFGM": "samplers.diffusion.paths",
+    "StraightFlow": "samplers.diffusion.paths",
+    "SubVP": "samplers.diffusion.paths",
+    "VE": "samplers.diffusion.paths",
+    "VPCosine": "samplers.diffusion.paths",
+    "VPLinear": "samplers.diffusion.paths",
+    "PredictsDenoised": "samplers.diffusion.conversions",
+    "PredictsNoise": "samplers.diffusion.conversions",
+    "PredictsScore": "samplers.diffusion.conversions",
+    "PredictsV": "samplers.diffusion.conversions",
+    "PredictsVelocity": "samplers.diffusion.conversions",
+    "Arctan": "samplers.diffusion.schedules",
+    "BetaSchedule": "samplers.diffusion.schedules",
+    "EDMSchedule": "samplers.diffusion.schedules",
+    "LogSNRUniform": "samplers.diffusion.schedules",
+    "TimeQuadratic": "samplers.diffusion.schedules",
+    "TimeUniform": "samplers.diffusion.schedules",
     "Box": "samplers.langevin.proximal_maps",
     "GroupL2": "samplers.langevin.proximal_maps",
     "L1": "samplers.langevin.proximal_maps",
@@ -420,14 +475,19 @@ _PARTS = {
     "TotalVariation2D": "samplers.langevin.proximal_maps",
 }
 
-_MODULES = {method.name: method.module for method in _METHODS} | _PARTS
+_MODULES = {row.name: row.module for row in (*_METHODS, *_SOLVERS)} | _PARTS
 
-__all__ = ["Method", "table", *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["Method", "Solver", "solvers", "table", *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def table() -> tuple[Method, ...]:
     """Every method of the library, in the order of the documentation."""
     return _METHODS
+
+
+def solvers() -> tuple[Solver, ...]:
+    """Every solver of the reverse equation of a diffusion prior."""
+    return _SOLVERS
 
 
 def __getattr__(name: str) -> Any:

@@ -61,7 +61,7 @@ def family(row: samplers.Method) -> str:
     return row.module.split(".")[1]
 
 
-def paper(row: samplers.Method) -> str:
+def paper(row: Any) -> str:
     """Link to a method's paper, where it has one."""
     kind, _, number = row.paper.partition(":")
     home = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
@@ -115,7 +115,19 @@ and the verdict on them says so. The *core* serves any target with good defaults
 :hidden:
 
 {names}
+solvers
 ```
+"""
+
+SOLVERS = """# Solvers of diffusion priors
+
+They go into [`DiffusionSampler`](DiffusionSampler.md): `samplers.DiffusionSampler(solver=
+samplers.DDIM(), schedule=samplers.EDMSchedule(), num_steps=20)`. The order is that of the error in
+the step size, weak where noise is added, and each is tested; the cost is in calls of the denoiser.
+
+{table}
+
+{pages}
 """
 
 PAGE = """# {row.name}: {row.title}
@@ -149,6 +161,20 @@ def page(row: samplers.Method) -> str:
     return PAGE.format(row=row, needs=needs(row), paper=paper(row), examples=links or "none")
 
 
+def solvers() -> str:
+    """The page of the solvers: their table, then the docstrings of their modules."""
+    head = "| solver | method | order | costs | adds noise | write | paper |"
+    lines = [head, "| " + " | ".join(["---"] * 7) + " |"]
+    lines += [
+        f"| `{row.name}` | {row.title} | {row.order} | {row.cost} | {row.noise} "
+        f"| `samplers.{row.example}` | {paper(row)} |"
+        for row in samplers.solvers()
+    ]
+    modules = dict.fromkeys(row.module for row in samplers.solvers())
+    pages = [MODULE.format(name=name.rpartition(".")[2], module=name) for name in modules]
+    return SOLVERS.format(table="\n".join(lines), pages="\n".join(pages))
+
+
 def write(path: Path, text: str) -> None:
     """Write only what has changed, so that only that is read again."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,10 +187,11 @@ def write_methods() -> None:
     folder = DOCS / "methods"
     names = [row.name for row in samplers.table()]
     for stale in folder.glob("*.md"):
-        if stale.stem not in [*names, "index"]:
+        if stale.stem not in [*names, "index", "solvers"]:
             stale.unlink()
     for row in samplers.table():
         write(folder / f"{row.name}.md", page(row))
+    write(folder / "solvers.md", solvers())
     write(folder / "index.md", INDEX.format(table=table(), names="\n".join(names)))
 
 

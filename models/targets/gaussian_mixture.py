@@ -59,6 +59,10 @@ class GaussianMixture(Known):
         self.log_shares = jnp.asarray(np.log(shares / shares.sum()), float)
 
     @property
+    def offers(self) -> frozenset[str]:
+        return super().offers | {"denoise"}
+
+    @property
     def template(self) -> jax.ShapeDtypeStruct:
         return vector(self.means.shape[1])
 
@@ -75,6 +79,21 @@ class GaussianMixture(Known):
         squares = jnp.sum((position - self.means) ** 2, axis=1)
         log_parts = self.log_shares - position.size * jnp.log(self.sds)
         return logsumexp(log_parts - squares / (2 * self.sds**2))
+
+    def denoise(
+        self, position: Float[Array, " d"], sigma: Float[Array, ""] | float
+    ) -> Float[Array, " d"]:
+        """Mean of the draws given that ``x + sigma * noise = position``, at any noise level.
+
+        Each component pulls by its share of the position, and shrinks toward its mean:
+        ``D = sum_k r_k (s_k^2 x + sigma^2 m_k) / (s_k^2 + sigma^2)``.
+        """
+        x, variances = position, self.sds**2 + sigma**2
+        # |x - m|^2 is not expanded: in float32 the difference of large squares has no digits left.
+        squares = jnp.sum((x - self.means) ** 2, axis=1)
+        log_parts = self.log_shares - x.size / 2 * jnp.log(variances) - squares / (2 * variances)
+        shares = jax.nn.softmax(log_parts) / variances
+        return (shares @ self.sds**2) * x + sigma**2 * (shares @ self.means)
 
     def sample(self, rng_key: PRNGKeyArray, n: int) -> Float[Array, "n d"]:
         key_component, key_noise = random.split(rng_key)

@@ -22,7 +22,7 @@ References
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 
@@ -31,6 +31,8 @@ from samplers.diffusion.paths import Level
 
 class Prediction(eqx.Module):
     """A function of a noisy point, and what it predicts."""
+
+    relative: ClassVar[bool] = False  # a position, which moves along with the path's center
 
     fn: Callable[..., Any]
 
@@ -45,6 +47,8 @@ class Prediction(eqx.Module):
 
 class PredictsDenoised(Prediction):
     """``fn`` returns D itself, the mean of the data given the noisy point ("x0")."""
+
+    relative: ClassVar[bool] = True
 
     def denoised(self, output: Any, x: Any, level: Level) -> Any:
         return output
@@ -85,7 +89,7 @@ class PredictsV(Prediction):
 
 
 class PredictsVelocity(Prediction):
-    """``fn`` returns the velocity of the probability flow, dx/dt; eps - x_0 on the path `Flow`."""
+    """``fn`` returns the velocity of the probability flow, dx/dt; eps - x_0 on `StraightFlow`."""
 
     def denoised(self, output: Any, x: Any, level: Level) -> Any:
         wronskian = level.alpha_rate * level.sigma - level.alpha * level.sigma_rate

@@ -17,7 +17,7 @@ path             alpha                                      sigma               
 `SubVP`          that of `VPLinear`                         1 - alpha^2                 [2]
 `VE`             1                                          s0 (s1 / s0)^t              [2]
 `EDM`            1                                          t                           [4]
-`Flow`           1 - t                                      t                           [5, 6]
+`StraightFlow`   1 - t                                      t                           [5, 6]
 `MeanReverting`  exp(-rate t)                               sd sqrt(1 - alpha^2)        [7]
 `PFGM`           1                                          t, with Student noise       [8]
 ===============  =========================================  ==========================  ==========
@@ -302,7 +302,7 @@ class PFGM(EDM):
         return stretch * random.normal(key_direction, shape, dtype)
 
 
-class Flow(NoisePath):
+class StraightFlow(NoisePath):
     """Straight line between data and noise: flow matching and rectified flow.
 
     At t = 1 nothing of the data is left and kappa is infinite, so sampling begins a little before.

@@ -14,7 +14,7 @@ PATHS = {
     "SubVP": paths.SubVP(),
     "VE": paths.VE(),
     "EDM": paths.EDM(),
-    "Flow": paths.Flow(),
+    "StraightFlow": paths.StraightFlow(),
     "MeanReverting": paths.MeanReverting(np.array([1.0, -2.0])),
     "PFGM": paths.PFGM(),
 }
@@ -117,7 +117,7 @@ def test_predictions_of_clean_data_are_what_networks_are_trained_on(path, kind):
 
 
 def test_the_velocity_of_the_straight_path_is_noise_less_data():
-    level = paths.Flow().level(np.array([0.3]))
+    level = paths.StraightFlow().level(np.array([0.3]))
     x, denoised = np.array([0.7]), np.array([0.2])
     noise = (x - 0.7 * denoised) / 0.3
     velocity = conversions.PredictsVelocity(np.sin).output(denoised, x, level)
@@ -139,7 +139,10 @@ def test_student_noise_has_the_length_that_the_paper_gives(x64):
     ("make", "message"),
     [
         (lambda: paths.VPLinear(beta_max=-1.0), "beta_max must be a number above 0; got -1.0"),
-        (lambda: paths.Flow(t_max=1.0), "t_max must be a number above 0 and below 1; got 1.0"),
+        (
+            lambda: paths.StraightFlow(t_max=1.0),
+            "t_max must be a number above 0 and below 1",
+        ),
         (lambda: paths.EDM(t_min=3.0, t_max=2.0), "EDM: t_min must be below t_max; got 3.0 and 2"),
         (lambda: paths.VE(sigma_min="a"), "sigma_min must be a number above 0; got 'a'"),
     ],

@@ -1,0 +1,137 @@
+"""The engine runs a table as its equation says, and compiles once for many of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+import toy_mixture
+from samplers.diffusion import integrate as engine
+from samplers.diffusion.integrate import integrate
+from samplers.diffusion.paths import EDM, Level
+from samplers.diffusion.schedules import EDMSchedule, LogSNRUniform
+from samplers.diffusion.solvers.ddim import DDIM, DDPM
+from samplers.diffusion.tables import Rows, Table, check, padded, propagate
+
+PATH = EDM(t_min=0.05, t_max=10.0)
+
+
+def random_rows(num=6, registers=2, history=3, num_noises=1):
+    """A table that means nothing, with an entry everywhere."""
+    rng = np.random.default_rng(0)
+    level = Level(*np.abs(rng.normal(size=(5, num))) + 0.5)
+    shape = (num, registers)
+    return Rows(
+        np.arange(num, dtype=np.int32), np.arange(1, num + 1, dtype=np.int32), level,
+        rng.normal(size=(num, 2)), rng.uniform(0.5, 1, num),
+        rng.normal(size=(*shape, registers)) / 2, rng.normal(size=(*shape, history)) / 3,
+        rng.normal(size=(*shape, num_noises)),
+    )  # fmt: skip
+
+
+def by_hand(rows, denoiser, x, noise):
+    """The equation of `samplers.diffusion.tables`, line by line, in NumPy."""
+    u = [x.copy() for _ in range(rows.A.shape[1])]
+    h = [np.zeros_like(x) for _ in range(rows.B.shape[2])]
+    for i in range(len(rows.F)):
+        q = rows.G[i, 0] * u[0] + rows.G[i, 1] * denoiser(u[0], rows.level.sigma[i])
+        q = rows.F[i] * q + (1 - rows.F[i]) * h[0]
+        h = [q, *h[:-1]]
+        u = [
+            sum(rows.A[i, k, j] * u[j] for j in range(len(u)))
+            + sum(rows.B[i, k, j] * h[j] for j in range(len(h)))
+            + sum(rows.S[i, k, m] * noise(i)[m] for m in range(rows.S.shape[2]))
+            for k in range(len(u))
+        ]
+    return u
+
+
+def test_a_table_is_run_as_its_equation_says(x64):
+    rows, x = random_rows(), np.random.default_rng(1).normal(size=(4, 3))
+    key = random.key(0)
+    noise = lambda i: np.asarray(random.normal(random.fold_in(key, i), (1, 4, 3)))
+    denoiser = lambda x, level: jnp.sin(level.sigma * x)
+    state, _, seen = integrate(key, denoiser, jnp.array(x), rows, trace=True)
+    expected = by_hand(rows, lambda x, sigma: np.sin(sigma * x), x, noise)
+    for register, other in zip(state.registers, expected, strict=True):
+        np.testing.assert_allclose(register, other, rtol=1e-12)
+    assert seen[0].shape == seen[1].shape == (6, 4, 3)
+    np.testing.assert_allclose(seen[1][0], np.sin(rows.level.sigma[0] * x), rtol=1e-12)
+
+
+def test_recomputing_and_padding_change_nothing(x64):
+    rows, x = random_rows(7), jnp.ones((2, 3))
+    denoiser = lambda x, level: jnp.sin(level.sigma * x)
+    run = lambda rows, **options: integrate(random.key(0), denoiser, x, rows, **options)[0].x
+    np.testing.assert_allclose(run(rows, remat=True), run(rows), rtol=1e-12)
+    np.testing.assert_allclose(run(padded(rows, 12, history=4)), run(rows), rtol=1e-12)
+
+
+def test_the_parts_of_a_row_make_up_the_row(x64):
+    """What steers a sampler takes `denoise`, `mean` and `advance` apart."""
+    rows, key = random_rows(), random.key(0)
+    denoiser = lambda x, level: jnp.sin(level.sigma * x)
+    state = engine.start(jnp.ones((4, 3)), rows)
+    for i in range(len(rows.F)):
+        row = jax.tree.map(lambda x: x[i], rows)  # noqa: B023
+        denoised, _ = engine.denoise(denoiser, state.x, row, (), engine.Plain())
+        mean = engine.mean(state, denoised, row)
+        state = engine.advance(key, state, denoised, row)
+        rest = (state.x - mean.x) / row.S[0, 0]
+        np.testing.assert_allclose(rest, random.normal(random.fold_in(key, i), (1, 4, 3))[0])
+    whole = integrate(key, denoiser, jnp.ones((4, 3)), rows)[0]
+    np.testing.assert_allclose(state.x, whole.x, rtol=1e-12)
+
+
+def test_moments_of_a_table_are_exact(x64):
+    """Against 400,000 runs: an affine denoiser, with history, filter, registers and noise."""
+    rows = random_rows()
+    gain, offset = 0.7, 0.3
+    moments = propagate(rows, gain, offset, 0.5, 0.0)
+    x = jnp.full((400_000,), 0.5)
+    denoiser = lambda x, level: gain * x + offset
+    draws = np.asarray(integrate(random.key(0), denoiser, x, rows)[0].x)
+    error = draws.std() / np.sqrt(len(draws))
+    assert abs(draws.mean() - moments.mean[-1]) < 4.9 * error
+    assert abs(draws.var() / moments.variance[-1] - 1) < 4.9 * np.sqrt(2 / len(draws))
+
+
+def test_a_table_that_is_not_consistent_is_caught():
+    table = DDPM().table(PATH, EDMSchedule(), 10)
+    check(table, "DDPM")
+    for field, what in (("B", "a single point of data"), ("S", "the variance of the noise")):
+        entries = getattr(table.rows, field).copy()
+        entries[4] *= 1.01
+        broken = Table(table.grid, table.rows._replace(**{field: entries}))
+        with pytest.raises(AssertionError, match=f"DDPM: the table does not keep {what}: at lev"):
+            check(broken, "DDPM")
+
+
+def test_one_program_serves_all_tables_of_one_shape(compilations):
+    run = jax.jit(lambda x, rows: integrate(random.key(0), mixture, x, rows)[0].x)
+    mixture = lambda x, level: toy_mixture.denoise(x, level.sigma)
+    x = jnp.asarray(toy_mixture.starts())
+    run(x, DDIM().table(PATH, EDMSchedule(), 20).rows)
+    other = DDIM().table(EDM(t_max=5.0), LogSNRUniform(), 20).rows
+    with compilations() as count:
+        run(x, other)
+    assert count.compilations == 0
+
+
+def test_the_memory_of_a_gradient_is_flat_in_the_number_of_steps():
+    """100 steps take at most twice the memory of 10; without recomputing they take far more."""
+    means = random.normal(random.key(0), (64, 2))
+
+    def denoiser(x, level):
+        squares = jnp.sum((x - means) ** 2, axis=1)
+        return jax.nn.softmax(-squares / (2 * (0.1 + level.sigma**2))) @ means
+
+    def memory(num_steps, remat):
+        rows = DDIM().table(PATH, EDMSchedule(), num_steps).rows
+        end = lambda x: jnp.sum(integrate(random.key(0), denoiser, x, rows, remat=remat)[0].x)
+        program = jax.jit(jax.grad(end)).lower(jnp.ones((512, 2))).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert memory(100, remat=True) < 2 * memory(10, remat=True)
+    assert memory(100, remat=False) > 2 * memory(10, remat=False)
