@@ -4,8 +4,8 @@ Which solver, at how many evaluations?
 
 A diffusion prior is a denoiser at every noise level. A draw solves an equation from noise to data,
 and every call of the denoiser, a large network in practice, is a cost. Which solver brings a draw
-nearest to the exact solution with few calls? On a mixture of Gaussians the denoiser is a formula, so
-the answer is exact.
+nearest to the exact solution with few calls? On a mixture of Gaussians the denoiser is a formula,
+so the answer is exact.
 """
 
 # %%
@@ -64,8 +64,8 @@ left.set(xlabel="evaluations of the denoiser", ylabel="error of a draw")
 left.legend()
 right.scatter(*draws["x"][0].T, s=1)
 right.set(title="draws in 20 steps", aspect="equal")
-Path("diffusion_solvers.svg").unlink(missing_ok=True)
-figure.savefig("diffusion_solvers.svg")
+Path("out").mkdir(exist_ok=True)
+figure.savefig("out/diffusion_solvers.svg")
 
 # %%
 # With ten times the evaluations, the error of a first-order solver falls about tenfold.

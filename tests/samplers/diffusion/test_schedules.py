@@ -19,7 +19,8 @@ from samplers.diffusion.tables import propagate
 
 ALL = [EDMSchedule(), LogSNRUniform(), TimeUniform(), TimeQuadratic(), Arctan(), BetaSchedule()]
 PATHS = [
-    paths.VPLinear(), paths.VPCosine(), paths.SubVP(), paths.VE(), paths.EDM(), paths.StraightFlow(),
+    paths.VPLinear(), paths.VPCosine(), paths.SubVP(), paths.VE(), paths.EDM(),
+    paths.StraightFlow(),
 ]  # fmt: skip
 
 
