@@ -27,7 +27,7 @@ class Rows(NamedTuple):
     """R rows for K registers, P values of history and M noises.
 
     ``index`` counts the rows, whose noise is that of ``fold_in(key, index)``; ``arrives`` is the
-    level of the grid that u_0 is at after the row, or `IN_BETWEEN`.
+    place in the table's grid that u_0 is at after the row, or `IN_BETWEEN`.
     """
 
     index: Any  # (R,)
@@ -41,7 +41,7 @@ class Rows(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The rows of a run, and the levels it passes: entry 0 is the noise, the last one the data."""
+    """The rows of a run, and the levels that it arrives at; entry 0 is where it begins."""
 
     grid: Level
     rows: Rows
@@ -111,32 +111,45 @@ class Writer:
         *,
         G: tuple[float, float] = DENOISED,
         F: float = 1.0,
-        arrives: int = IN_BETWEEN,
+        arrives: Level | None = None,
     ) -> None:
-        """One row. Plain numbers and lists are those of the only register, or of u_0."""
+        """One row. Plain numbers and lists are those of the only register, or of u_0.
+
+        ``arrives`` is the level that the point is at after the row, where that ends a step.
+        """
         A = np.atleast_2d(np.asarray(A, np.float64))
         B = np.atleast_2d(np.asarray(B, np.float64))
         S = np.asarray(S, np.float64)
         S = S.reshape(-1, 1) if S.ndim < 2 else S
         self.rows.append((arrives, level, G, F, A, B, S))
 
-    def stack(self) -> Rows:
-        """All rows, of one shape."""
+    def table(self, start: Level) -> Table:
+        """All rows, of one shape, and the levels they arrive at."""
         arrives, levels, G, F, A, B, S = zip(*self.rows, strict=True)
+        count = np.cumsum([level is not None for level in arrives])
+        arrived = [
+            n if level is not None else IN_BETWEEN for n, level in zip(count, arrives, strict=True)
+        ]
+        visited = [start, *(level for level in arrives if level is not None)]
         registers = max(a.shape[0] for a in A)
         history = max(b.shape[1] for b in B)
         filtered = any(f != 1.0 for f in F)
         num_noises = max(s.shape[1] for s in S) if any(np.any(s) for s in S) else 0
-        return Rows(
+        rows = Rows(
             np.arange(len(A), dtype=np.int32),
-            np.asarray(arrives, np.int32),
-            Level(*(np.asarray(values, np.float64) for values in zip(*levels, strict=True))),
+            np.asarray(arrived, np.int32),
+            _columns(levels),
             np.asarray(G, np.float64),
             np.asarray(F, np.float64),
             np.stack([_identity(a, registers) for a in A]),
             np.stack([_zeros(b, registers, max(history, 1 + filtered)) for b in B]),
             np.stack([_zeros(s[:, :num_noises], registers, num_noises) for s in S]),
         )
+        return Table(_columns(visited), rows)
+
+
+def _columns(levels: Any) -> Level:
+    return Level(*(np.asarray(values, np.float64) for values in zip(*levels, strict=True)))
 
 
 def _zeros(entries: np.ndarray, *shape: int) -> np.ndarray:

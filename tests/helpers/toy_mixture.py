@@ -22,14 +22,15 @@ FIRST, LAST = 10.0, 0.05  # kappa
 
 def denoise(y, kappa):
     """E[x_0 | x_0 + kappa eps = y] of one point."""
-    covariances = COVARIANCES + kappa**2 * jnp.eye(2)
+    data, means, shares = (jnp.asarray(x, y.dtype) for x in (COVARIANCES, MEANS, WEIGHTS))
+    covariances = data + kappa**2 * jnp.eye(2, dtype=y.dtype)
     inverses = jnp.linalg.inv(covariances)
-    offsets = y - MEANS
+    offsets = y - means
     pulls = jnp.einsum("kij,kj->ki", inverses, offsets)
-    log_shares = jnp.log(WEIGHTS) - jnp.log(jnp.linalg.det(covariances)) / 2
+    log_shares = jnp.log(shares) - jnp.log(jnp.linalg.det(covariances)) / 2
     log_shares = log_shares - jnp.sum(offsets * pulls, axis=1) / 2
     shares = jnp.exp(log_shares - logsumexp(log_shares))
-    return shares @ (MEANS + jnp.einsum("kij,kj->ki", COVARIANCES, pulls))
+    return shares @ (means + jnp.einsum("kij,kj->ki", data, pulls))
 
 
 def denoise_many(y, kappa):

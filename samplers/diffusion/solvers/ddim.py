@@ -54,4 +54,4 @@ def contract(writer: Writer, grid: Grid, r: np.ndarray) -> None:
     S = grid.alpha[1:] * np.sqrt(np.where(variance > 1e-14 * grid.kappa[1:] ** 2, variance, 0.0))
     for i in range(grid.num_steps):
         A, B = grid.alpha[i + 1] / grid.alpha[i] * r[i], grid.alpha[i + 1] * (1 - r[i])
-        writer.add(grid.at(i), A, [B], S[i], arrives=i + 1)
+        writer.add(grid.at(i), A, [B], S[i], arrives=grid.at(i + 1))

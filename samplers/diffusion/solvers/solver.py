@@ -2,29 +2,28 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
-
-import numpy as np
 
 from samplers.diffusion.paths import Level, NoisePath
 from samplers.diffusion.schedules import Schedule, grid
-from samplers.diffusion.tables import Grid, Rows, Table, Writer, check
+from samplers.diffusion.tables import Grid, Table, Writer, check
+
+SHORT = 10  # steps below which the last ones lower their order, as published code has it
+CLEAN = Level(0.0, 1.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Solver:
-    """Contract of a solver: `write` its rows on a grid.
+    """Contract of a solver: `write` its rows on a grid."""
 
-    Attributes
-    ----------
-    evaluations_per_step
-        Calls of the denoiser.
-    consistent
-        Whether its table carries a point mass and pure noise exactly, which is then asserted.
-    """
+    @property
+    def evaluations_per_step(self) -> int:
+        """Calls of the denoiser in a step."""
+        return 1
 
-    evaluations_per_step: ClassVar[int] = 1
-    consistent: ClassVar[bool] = True
+    @property
+    def consistent(self) -> bool:
+        """Whether its table carries a point mass and pure noise exactly, which is asserted."""
+        return True
 
     @abstractmethod
     def write(self, writer: Writer, grid: Grid) -> None:
@@ -60,19 +59,28 @@ class Solver:
         levels = grid(path, schedule, num_steps - denoise_last)
         writer = Writer()
         self.write(writer, levels)
-        grid_levels = levels.level
         if denoise_last:
-            writer.add(levels.at(-1), 0.0, [1.0], arrives=num_steps)
-            clean = Level(0.0, 1.0, 0.0, 0.0, 0.0)
-            grid_levels = Level(*(np.append(a, b) for a, b in zip(grid_levels, clean, strict=True)))
-        table = Table(grid_levels, writer.stack())
+            writer.add(levels.at(-1), 0.0, [1.0], arrives=CLEAN)
+        table = writer.table(levels.at(0))
         if self.consistent:
             check(table, name)
         return table
 
 
-def rows(solver: Solver, levels: Grid) -> Rows:
-    """The rows of a solver on a grid, as they are."""
-    writer = Writer()
-    solver.write(writer, levels)
-    return writer.stack()
+def final_order(order: int, i: int, num_steps: int, lower: bool | None) -> int:  # noqa: FBT001
+    """Order of step i: what the history allows, and less toward the end of a short run."""
+    lower = num_steps < SHORT if lower is None else lower
+    return min(order, i + 1, num_steps - i) if lower else min(order, i + 1)
+
+
+def one_of(name: str, value: object, known: tuple[int, ...]) -> None:
+    """Refuse other numbers."""
+    if value not in known or isinstance(value, bool):
+        listed = ", ".join(map(str, known))
+        raise ValueError(f"{name} must be one of {listed}; got {value!r}")
+
+
+def not_negative(name: str, value: float) -> None:
+    """Refuse what is negative, or not a number."""
+    if isinstance(value, bool | str) or not value >= 0:
+        raise ValueError(f"{name} must not be negative; got {value!r}")

@@ -14,7 +14,6 @@ from samplers.diffusion.schedules import (
     grid,
 )
 from samplers.diffusion.solvers.ddim import DDIM
-from samplers.diffusion.solvers.solver import rows
 from samplers.diffusion.tables import propagate
 
 ALL = [EDMSchedule(), LogSNRUniform(), TimeUniform(), TimeQuadratic(), Arctan(), BetaSchedule()]
@@ -56,9 +55,10 @@ def test_each_is_the_formula_of_its_paper():
 def std_ratio(schedule, scale):
     """Standard deviation of Gaussian data after DDIM over the truth, both with the noise left."""
     levels = grid(paths.EDM(), schedule, 10)
+    table = DDIM().table(paths.EDM(), schedule, 10, denoise_last=False)
     gain = scale**2 / (scale**2 + levels.kappa[:-1] ** 2)
     start = scale**2 + levels.kappa[0] ** 2
-    end = propagate(rows(DDIM(), levels), gain, 0.0, 0.0, start).variance[-1]
+    end = propagate(table.rows, gain, 0.0, 0.0, start).variance[-1]
     return np.sqrt(end / (scale**2 + levels.kappa[-1] ** 2))
 
 

@@ -49,8 +49,8 @@ def test_a_row_says_what_the_solver_does(row):
     solver = eval(f"samplers.{row.example}", {"samplers": samplers})
     assert type(solver).__name__ == row.name
     rows = solver.table(EDM(), EDMSchedule(), 12).rows
-    assert (rows.S.shape[2] > 0) == (row.noise != "none")
-    a_step = re.match(r"(\d) a step", row.cost)
+    assert (rows.S.shape[2] > 0) == (not row.noise.startswith("none"))
+    a_step = re.fullmatch(r"(\d) a step", row.cost)
     if a_step:  # and one for the last step, to the denoised value itself
         assert len(rows.F) == 11 * int(a_step[1]) + 1
         assert solver.evaluations_per_step == int(a_step[1])
