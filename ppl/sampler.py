@@ -345,6 +345,16 @@ def positive(name: str, **options: Any) -> Any:
     return eqx.field(converter=convert, **options)
 
 
+def nonnegative(name: str, **options: Any) -> Any:
+    """Field: a finite number, zero or more, stored as an array."""
+
+    def convert(value: ArrayLike) -> Any:
+        fits = lambda x: np.isfinite(x) & (x >= 0)
+        return _number(name, value, fits, "a number that is not negative")
+
+    return eqx.field(converter=convert, **options)
+
+
 def fraction(name: str, **options: Any) -> Any:
     """Field: a number strictly between 0 and 1, stored as an array."""
 

@@ -23,6 +23,8 @@ from ppl.sampler import DirectSampler, LearnedSampler, MarkovKernel, ParticleSam
 
 NUM_CHAINS, NUM_STEPS, WALL = 3, 12, 0.05
 REQUIRED = {
+    "AdamLMC": {"step_size": 0.1},
+    "BregmanLangevin": {"mirror": samplers.Hyperbolic(1.0), "geometry": samplers.Euclidean()},
     "DataLangevin": {"score": jnp.negative, "step_size": 0.1},
     "Gibbs": {"blocks": {"a": samplers.RandomWalk()}},
     "LogConcaveChain": {"sigma": 1.0},

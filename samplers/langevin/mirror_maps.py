@@ -218,17 +218,17 @@ class BoxBarrier(MirrorMap):
 
 def gradient(maps: PyTree, position: PyTree) -> PyTree:
     """``grad phi``, part by part."""
-    return _each(lambda mirror, x: jnp.asarray(mirror.gradient(x), x.dtype), maps, position)
+    return each(lambda mirror, x: jnp.asarray(mirror.gradient(x), x.dtype), maps, position)
 
 
 def inverse(maps: PyTree, image: PyTree) -> PyTree:
     """The position of this image."""
-    return _each(lambda mirror, y: jnp.asarray(mirror.inverse(y), y.dtype), maps, image)
+    return each(lambda mirror, y: jnp.asarray(mirror.inverse(y), y.dtype), maps, image)
 
 
 def hessian(maps: PyTree, position: PyTree) -> PyTree:
     """``H``, for each part its diagonal or a matrix."""
-    return _each(lambda mirror, x: jnp.asarray(mirror.hessian(x), x.dtype), maps, position)
+    return each(lambda mirror, x: jnp.asarray(mirror.hessian(x), x.dtype), maps, position)
 
 
 def root(curvature: PyTree, tree: PyTree) -> PyTree:
@@ -271,7 +271,8 @@ def _cholesky_times(h: Array, v: Array) -> Array:
     return jnp.linalg.cholesky(h) @ v
 
 
-def _each(function: Any, maps: PyTree, *trees: PyTree) -> PyTree:
+def each(function: Any, maps: PyTree, *trees: PyTree) -> PyTree:
+    """``function(map, part, ...)`` of each part."""
     return jax.tree.map(function, over(maps, trees[0]), *trees, is_leaf=_is_map)
 
 
@@ -323,7 +324,7 @@ def check_fit(kernel: str, field: str, maps: PyTree, target: Energy) -> None:
                 f"which should be {x.shape} for a diagonal or {(x.size, x.size)}"
             )
 
-    _each(one, maps, template)
+    each(one, maps, template)
 
 
 def check_start(kernel: str, maps: PyTree, target: Energy, positions: PyTree | None) -> None:

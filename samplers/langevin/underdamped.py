@@ -49,10 +49,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ppl.energy import Energy, Position
-from ppl.sampler import Exactness, MarkovKernel, fraction, positive
+from ppl.sampler import MarkovKernel, fraction, positive
 from samplers.mcmc.hmc import kinetic_energy
 from samplers.mcmc.metrics import as_metric
-from samplers.mcmc.metropolis import accept, illegal
+from samplers.mcmc.metropolis import ExactWithTest, accept, check_flag, illegal
 from samplers.mcmc.windows import WindowWarmUp, optional, resolved, retuned
 
 SPLITTINGS = ("BAOAB", "OBABO")
@@ -75,13 +75,6 @@ class UnderdampedLangevinInfo(NamedTuple):
     diverging: Bool[Array, ""]
     energy: Float[Array, ""]
     num_evaluations: Int[Array, "2"]
-
-
-class _Claim:
-    """Exact with the test, which is the default of the class; biased without."""
-
-    def __get__(self, kernel: Any, cls: type) -> Exactness:
-        return "exact" if kernel is None or kernel.metropolis else "biased"
 
 
 def _splitting(value: Any) -> Any:
@@ -122,7 +115,7 @@ class UnderdampedLangevin(MarkovKernel):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"log_density", "gradient"})
-    exactness: ClassVar[Any] = _Claim()
+    exactness: ClassVar[Any] = ExactWithTest()
 
     step_size: Any = optional(positive("step_size"))
     metric: Any = eqx.field(default=None, converter=as_metric)
@@ -134,8 +127,7 @@ class UnderdampedLangevin(MarkovKernel):
     target_acceptance: Float[Array, ""] = fraction("target_acceptance", default=0.9)
 
     def __check_init__(self):
-        if not isinstance(self.metropolis, bool):
-            raise ValueError(f"metropolis must be True or False; got {self.metropolis!r}")
+        check_flag(self.metropolis)
 
     def resolve(self, target: Energy) -> "UnderdampedLangevin":
         return resolved(self, target)

@@ -21,7 +21,23 @@ import jax.numpy as jnp
 from jax import random
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from ppl.sampler import where
+from ppl.sampler import Exactness, where
+
+
+class ExactWithTest:
+    """Claim of a kernel whose field ``metropolis`` says whether its steps are tested.
+
+    That of the class is the default's, which is to test.
+    """
+
+    def __get__(self, kernel: Any, cls: type) -> Exactness:
+        return "exact" if kernel is None or kernel.metropolis else "biased"
+
+
+def check_flag(metropolis: Any) -> None:
+    """Raise unless the field ``metropolis`` is True or False."""
+    if not isinstance(metropolis, bool):
+        raise ValueError(f"metropolis must be True or False; got {metropolis!r}")
 
 
 def accept[State](

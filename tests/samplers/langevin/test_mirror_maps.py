@@ -9,6 +9,7 @@ from jax import random
 import ppl
 import samplers
 from samplers.langevin import mirror_maps
+from samplers.langevin.bregman import envelope_gradient
 from samplers.langevin.mirror_maps import MirrorMap
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -149,3 +150,37 @@ def test_a_start_outside_the_domain_is_refused_before_anything_runs():
             kernel, ppl.stack([two, two]), init=jax.tree.map(lambda x: x - 1, positions),
             num_chains=2, progress=False,
         )  # fmt: skip
+
+
+# Bregman proximal maps and envelopes ----------------------------------------------------------
+
+
+def divergence(phi, a, b):
+    return phi(a) - phi(b) - jax.vmap(jax.grad(phi))(b) * (a - b)
+
+
+@pytest.mark.parametrize("strength", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("regularizer", [samplers.L1(1.0), samplers.Box(0.5, 2.0)])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_hyperbolic_proximal_maps_minimise_what_they_say(side, regularizer, strength):
+    """And the gradients of the envelopes are the derivatives of the minima; found on a grid."""
+    mirror, phi, _ = samplers.Hyperbolic(0.5), MAPS["hyperbolic"][2], None
+    x, grid = jnp.array([-3.0, -0.4, 0.1, 0.7, 1.9, 5.0]), jnp.linspace(-6, 6, 240_001)
+    g = jax.vmap(regularizer.value)(grid[:, None])
+
+    def best(x):
+        away = (grid, jnp.full_like(grid, x)) if side == "left" else (jnp.full_like(grid, x), grid)
+        values = g + divergence(phi, *away) / strength
+        return grid[jnp.argmin(values)], jnp.min(values)
+
+    found = getattr(mirror, f"{side}_prox")(regularizer, x, jnp.asarray(strength))
+    nearest, _ = jax.lax.map(best, x)
+    np.testing.assert_allclose(found, nearest, atol=1e-4)
+
+    flat = ppl.from_log_density(lambda x: 0.0 * jnp.sum(x), jnp.zeros(6))
+    slope = envelope_gradient(
+        mirror, ppl.composite(flat, regularizer), x, jnp.asarray(strength), side
+    )
+    step = 1e-3
+    above, below = (jax.lax.map(lambda x: best(x)[1], x + s * step) for s in (1, -1))  # noqa: B023
+    np.testing.assert_allclose(slope, (above - below) / (2 * step), atol=1e-3)
