@@ -350,6 +350,16 @@ _METHODS = (
         "core",
     ),
     Method(
+        "WasteFreeSMC",
+        "Waste-free SMC",
+        "samplers.smc.waste_free",
+        "arXiv:2011.02328",
+        "asymptotically exact",
+        _DENSITY,
+        "a few gradients a particle and temperature",
+        "method",
+    ),
+    Method(
         "AIS",
         "Annealed importance sampling",
         "samplers.smc.annealed",

@@ -1,8 +1,8 @@
 """What all who walk the path have in common: the population, its state, checks, messages.
 
 A step weighs the particles for the next temperature, resamples where the weights are uneven, tunes
-the kernel to them and moves them (`AlongPath.advance`). Tempered SMC, AIS and their kin differ in
-temperatures and in when they resample; a method of another kind brings its own step.
+the kernel to them and moves them (`AlongPath.advance`). Tempered SMC and AIS differ in temperatures
+and in when they resample; waste-free SMC in what it makes of the moves.
 """
 
 from typing import Any, ClassVar, NamedTuple
@@ -19,20 +19,22 @@ from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import Exactness, MarkovKernel, ParticleSampler
 from samplers.mcmc.hmc import HMC
 from samplers.smc import feynman_kac as fk
-from samplers.smc.moves import move, retuned
-from samplers.smc.path import Path, increments, why_dead
+from samplers.smc.moves import Moved, move, retuned
+from samplers.smc.path import Path, increments, next_inverse_temperature, why_dead
 
 
 class PathState(NamedTuple):
     """A population at one temperature; the particles carry V, the log-likelihood, with them.
 
-    ``kernel`` holds the arrays of the kernel as it is tuned by now.
+    ``kernel`` holds the arrays of the kernel as it is tuned by now, ``error`` the standard error
+    of log Z up to here.
     """
 
     population: fk.Population
     inverse_temperature: Float[Array, ""]
     step: Int[Array, ""]
     kernel: Any
+    error: Float[Array, ""]
 
 
 class PathInfo(NamedTuple):
@@ -105,8 +107,35 @@ class AlongPath(ParticleSampler):
         population = fk.begin((positions, log_ratios), increments(0.0, log_ratios))
         zero = jnp.zeros((), log_ratios.dtype)
         return PathState(
-            population, zero, jnp.zeros((), jnp.int32), eqx.filter(self.move, eqx.is_array)
+            population, zero, jnp.zeros((), jnp.int32), eqx.filter(self.move, eqx.is_array), zero
         )
+
+    def next_temperature(
+        self, state: PathState, kept: Float[Array, ""], rule: str = "ess"
+    ) -> Float[Array, ""]:
+        """That of the schedule, or the one at which this share of the effective size is left."""
+        b, population = state.inverse_temperature, state.population
+        if self.schedule is not None:
+            return self.schedule[state.step].astype(b.dtype)
+        _, log_ratios = population.particles
+        return next_inverse_temperature(log_ratios, population.log_weights, b, kept, rule)
+
+    def weighed(self, state: PathState, next_b: Float[Array, ""]) -> fk.Population:
+        """The population with the weights of the next temperature."""
+        _, log_ratios = state.population.particles
+        step = next_b - state.inverse_temperature
+        return fk.weigh(state.population, increments(step, log_ratios))
+
+    def tuned(
+        self, arrays: Any, positions: Position, log_weights: Float[Array, " n"]
+    ) -> MarkovKernel:
+        """Move with these arrays, and with the metric of weighted particles where it is tuned."""
+        _, rest = eqx.partition(self.move, eqx.is_array)
+        kernel = eqx.combine(arrays, rest)
+        assert kernel is not None, "resolve(target) first, as ppl.sample does"
+        if self.tune:
+            kernel = eqx.combine(retuned(kernel, positions, log_weights, None), rest)
+        return kernel
 
     def advance(
         self,
@@ -123,55 +152,56 @@ class AlongPath(ParticleSampler):
         The number of moves is between ``fewest`` and ``most``.
         """
         key_resample, key_move = random.split(rng_key)
-        path, population = Path(target, self.reference), state.population
-        _, log_ratios = population.particles
-
-        step = next_b - state.inverse_temperature
-        population = fk.weigh(population, increments(step, log_ratios))
-        ess, found = weights.ess(population.log_weights), fk.log_evidence(population)
-        error = fk.log_evidence_error(population)
-        population, _, resampled = fk.resample(key_resample, population, resampler)
-
+        cloud = self.weighed(state, next_b)
+        population, _, resampled = fk.resample(key_resample, cloud, resampler)
         positions, _ = population.particles
         kernel = self.tuned(state.kernel, positions, population.log_weights)
         moved = move(
-            key_move, kernel, path.at(next_b), positions, population.log_weights, fewest, most,
-            tune=self.tune,
+            key_move, kernel, Path(target, self.reference).at(next_b), positions,
+            population.log_weights, fewest, most, tune=self.tune,
         )  # fmt: skip
-        particles = (moved.positions, path.log_ratios(moved.positions))
+        error = fk.log_evidence_error(cloud)
+        return self.arrived(target, state, next_b, cloud, population, moved, resampled, error)
+
+    def arrived(
+        self,
+        target: Energy,
+        state: PathState,
+        next_b: Float[Array, ""],
+        cloud: fk.Population,
+        population: fk.Population,
+        moved: Moved,
+        resampled: Any,
+        error: Float[Array, ""],
+    ) -> tuple[PathState, PathInfo]:
+        """State and info of the next temperature.
+
+        ``cloud`` has its weights, ``population`` those after resampling, ``moved`` the positions.
+        """
+        log_ratios = Path(target, self.reference).log_ratios(moved.positions)
         after = PathState(
-            population._replace(particles=particles),
+            population._replace(particles=(moved.positions, log_ratios)),
             jnp.where(fk.is_dead(population), jnp.ones_like(next_b), next_b),
             state.step + 1,
             eqx.filter(moved.kernel, eqx.is_array),
+            error,
         )
-        n = self.num_particles
+        _, log_ratios_before = state.population.particles
         # The driver counts steps, so the first one pays for the start.
-        spent = moved.num_evaluations + jnp.array([n, 0], jnp.int32) * (1 + (state.step == 0))
+        likelihoods = jnp.array([self.num_particles, 0], jnp.int32) * (1 + (state.step == 0))
         return after, PathInfo(
             inverse_temperature=next_b,
-            ess=ess,
-            resampled=resampled,
-            log_evidence=found,
+            ess=weights.ess(cloud.log_weights),
+            resampled=jnp.asarray(resampled),
+            log_evidence=fk.log_evidence(cloud),
             log_evidence_error=error,
             acceptance_rate=moved.acceptance_rate,
             num_moves=moved.num_moves,
             jump=moved.jump,
             num_diverging=moved.num_diverging,
-            num_illegal=weights.count_illegal(log_ratios).astype(jnp.int32),
-            num_evaluations=spent.astype(jnp.int32),
+            num_illegal=weights.count_illegal(log_ratios_before).astype(jnp.int32),
+            num_evaluations=(moved.num_evaluations + likelihoods).astype(jnp.int32),
         )
-
-    def tuned(
-        self, arrays: Any, positions: Position, log_weights: Float[Array, " n"]
-    ) -> MarkovKernel:
-        """Move with these arrays, and with the metric of weighted particles where it is tuned."""
-        _, rest = eqx.partition(self.move, eqx.is_array)
-        kernel = eqx.combine(arrays, rest)
-        assert kernel is not None, "resolve(target) first, as ppl.sample does"
-        if self.tune:
-            kernel = eqx.combine(retuned(kernel, positions, log_weights, None), rest)
-        return kernel
 
     def done(self, state: PathState) -> Bool[Array, ""]:
         """At b = 1, or nowhere to go."""

@@ -195,11 +195,15 @@ def resample(
     return population, ancestors, do
 
 
-def copies(population: Population, ancestors: Int[Array, " n"]) -> Population:
-    """The particles that go on, of equal weights; the mean weight goes to the evidence."""
+def copies(population: Population, ancestors: Int[Array, " m"]) -> Population:
+    """The particles that go on, of equal weights; the mean weight goes to the evidence.
+
+    There may be fewer or more of them than before. Those that come from the dead have no weight.
+    """
+    equal = jnp.zeros(len(ancestors), population.log_weights.dtype)
     return Population(
         jax.tree.map(lambda x: x[ancestors], population.particles),
-        jnp.zeros_like(population.log_weights),
+        jnp.where(is_dead(population), -jnp.inf, equal),
         log_evidence(population),
         population.eves[ancestors],
     )

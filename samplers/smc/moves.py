@@ -22,6 +22,7 @@ References
    problems", SIAM/ASA J. Uncertainty Quantification 2, 2014, arXiv:1307.6127. Section 4.2.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -71,63 +72,101 @@ def move(
     With ``tune`` the kernel is tuned to the particles after each move, and a move that was hardly
     ever accepted is no reason to stop.
     """
-    n = len(log_weights)
     shares = weights.probabilities(log_weights)
     start = flat(positions)
-    scale = _variances(start, shares)
-    init_keys = random.split(random.fold_in(rng_key, 0), n)
-    states = jax.vmap(kernel.init, (0, None, 0))(init_keys, target, positions)
-
+    scale = variances(start, shares)
+    states, spent = _started(rng_key, kernel, target, positions)
     arrays, rest = eqx.partition(kernel, eqx.is_array)
-
-    def one(k: Any, states: Any, arrays: Any) -> tuple[Any, Any]:
-        kernel = eqx.combine(arrays, rest)
-        keys = random.split(random.fold_in(rng_key, k), n)
-        return jax.vmap(kernel.step, (0, None, 0))(keys, target, states)
-
-    def mean_rate(info: Any) -> Float[Array, ""]:
-        rates = getattr(info, "acceptance_rate", jnp.full(n, jnp.nan, start.dtype))
-        return jnp.sum(_live(shares, rates[:, None])[:, 0] * shares)
 
     def body(carry: Any) -> Any:
         k, states, arrays, before, _, evaluations, diverging, _ = carry
-        states, info = one(k + 1, states, arrays)
+        states, info = _step(rng_key, k + 1, eqx.combine(arrays, rest), target, states)
         if tune:
             arrays = retuned(eqx.combine(arrays, rest), states.position, log_weights, info)
-        squares = _live(shares, (flat(states.position) - start) ** 2) / (2 * scale)
-        jump = jnp.mean(shares @ squares)
-        rate = mean_rate(info)
+        jump = mean_jump(flat(states.position), start, scale, shares)
+        rate = _mean_rate(info, shares)
         worth = (jump - before >= GAIN * jump / (k + 1)) | (tune & (rate < FAILED))
         evaluations += jnp.sum(info.num_evaluations, axis=0, dtype=jnp.int32)
-        if hasattr(info, "diverging"):
-            diverging += jnp.sum(info.diverging, dtype=jnp.int32)
-        return k + 1, states, arrays, jump, info, evaluations, diverging, worth
+        diverging += _num_diverging(info)
+        return k + 1, states, arrays, jump, rate, evaluations, diverging, worth
 
     def unfinished(carry: Any) -> Any:
         k, *_, worth = carry
         return (k < most) & ((k < fewest) | worth)
 
-    # A state is of one density and, for kernels that use them, one gradient a particle.
-    spent = jnp.array([n, n if "gradient" in kernel.needs else 0], jnp.int32)
-    zero = jnp.zeros((), jnp.int32)
-    _, info = jax.eval_shape(one, zero, states, arrays)
-    blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), info)
-    carry = (
-        zero,
-        states,
-        arrays,
-        jnp.zeros((), start.dtype),
-        blank,
-        spent,
-        zero,
-        jnp.ones((), bool),
-    )
-    k, states, arrays, jump, info, evaluations, diverging, _ = lax.while_loop(
+    zero, nothing = jnp.zeros((), jnp.int32), jnp.zeros((), start.dtype)
+    carry = (zero, states, arrays, nothing, nothing, spent, zero, jnp.ones((), bool))
+    k, states, arrays, jump, rate, evaluations, diverging, _ = lax.while_loop(
         unfinished, body, carry
     )
-
     kernel = eqx.combine(arrays, rest)
-    return Moved(states.position, kernel, k, mean_rate(info), jump, diverging, evaluations)
+    return Moved(states.position, kernel, k, rate, jump, diverging, evaluations)
+
+
+def chains(
+    rng_key: PRNGKeyArray,
+    kernel: MarkovKernel,
+    target: Energy,
+    positions: Position,
+    length: int,
+    retune: Callable[[MarkovKernel, Any], Any] | None = None,
+) -> Moved:
+    """Chains of ``length`` states, their starts included; all states come back, chain by chain.
+
+    Leading axis of the positions: ``n length``. ``retune(kernel, info)``, if given, tunes the
+    kernel after each move.
+    """
+    n = jax.tree.leaves(positions)[0].shape[0]
+    shares = jnp.full(n, 1 / n, flat(positions).dtype)
+    states, spent = _started(rng_key, kernel, target, positions)
+    arrays, rest = eqx.partition(kernel, eqx.is_array)
+
+    def body(carry: Any, k: Any) -> Any:
+        states, arrays = carry
+        kernel = eqx.combine(arrays, rest)
+        states, info = _step(rng_key, k + 1, kernel, target, states)
+        if retune is not None:
+            arrays = retune(kernel, info)
+        evaluations = jnp.sum(info.num_evaluations, axis=0, dtype=jnp.int32)
+        seen = (_mean_rate(info, shares), _num_diverging(info), evaluations)
+        return (states, arrays), (states.position, *seen)
+
+    (last, arrays), (later, rates, diverging, evaluations) = lax.scan(
+        body, (states, arrays), jnp.arange(length - 1)
+    )
+
+    def by_chain(start: Array, later: Array) -> Array:
+        together = jnp.concatenate([start[:, None], jnp.swapaxes(later, 0, 1)], axis=1)
+        return together.reshape(n * length, *start.shape[1:])
+
+    start = flat(positions)
+    return Moved(
+        jax.tree.map(by_chain, positions, later),
+        eqx.combine(arrays, rest),
+        jnp.int32(length - 1),
+        jnp.mean(rates),
+        mean_jump(flat(last.position), start, variances(start, shares), shares),
+        jnp.sum(diverging),
+        spent + jnp.sum(evaluations, axis=0),
+    )
+
+
+def mean_jump(
+    x: Float[Array, "n d"],
+    start: Float[Array, "n d"],
+    scale: Float[Array, " d"],
+    shares: Float[Array, " n"],
+) -> Float[Array, ""]:
+    """D above."""
+    return jnp.mean(shares @ (_live(shares, (x - start) ** 2) / (2 * scale)))
+
+
+def variances(x: Float[Array, "n d"], shares: Float[Array, " n"]) -> Float[Array, " d"]:
+    """Weighted variances of the coordinates; 1 for one that does not vary."""
+    # Measured from one of them, where copies of it lie at zero and large numbers have gone.
+    x = _live(shares, x - x[jnp.argmax(shares)])
+    found = shares @ _live(shares, (x - shares @ x) ** 2)
+    return jnp.where(found > 0, found, 1)
 
 
 def retuned(
@@ -151,8 +190,32 @@ def _live(shares: Float[Array, " n"], values: Float[Array, "n d"]) -> Float[Arra
     return jnp.where(shares[:, None] > 0, values, 0)
 
 
-def _variances(x: Float[Array, "n d"], shares: Float[Array, " n"]) -> Float[Array, " d"]:
-    # Measured from one of them, where copies of it lie at zero and large numbers have gone.
-    x = _live(shares, x - x[jnp.argmax(shares)])
-    variances = shares @ _live(shares, (x - shares @ x) ** 2)
-    return jnp.where(variances > 0, variances, 1)
+# One move -------------------------------------------------------------------------------------
+
+
+def _started(
+    rng_key: PRNGKeyArray, kernel: MarkovKernel, target: Energy, positions: Position
+) -> tuple[Any, Int[Array, "2"]]:
+    """States of the kernel at these positions, and what they cost."""
+    n = jax.tree.leaves(positions)[0].shape[0]
+    keys = random.split(random.fold_in(rng_key, 0), n)
+    states = jax.vmap(kernel.init, (0, None, 0))(keys, target, positions)
+    # A state is of one density and, for kernels that use them, one gradient a particle.
+    return states, jnp.array([n, n if "gradient" in kernel.needs else 0], jnp.int32)
+
+
+def _step(rng_key: PRNGKeyArray, k: Any, kernel: Any, target: Energy, states: Any) -> Any:
+    """Move number ``k`` of all particles, side by side."""
+    n = jax.tree.leaves(states)[0].shape[0]
+    keys = random.split(random.fold_in(rng_key, k), n)
+    return jax.vmap(kernel.step, (0, None, 0))(keys, target, states)
+
+
+def _mean_rate(info: Any, shares: Float[Array, " n"]) -> Float[Array, ""]:
+    if not hasattr(info, "acceptance_rate"):
+        return jnp.full((), jnp.nan, shares.dtype)
+    return jnp.sum(jnp.where(shares > 0, info.acceptance_rate, 0) * shares)
+
+
+def _num_diverging(info: Any) -> Int[Array, ""]:
+    return jnp.sum(getattr(info, "diverging", jnp.zeros((), bool)), dtype=jnp.int32)

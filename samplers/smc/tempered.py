@@ -35,7 +35,7 @@ from ppl.sampler import fraction, size
 from samplers.mcmc.windows import optional
 from samplers.smc import feynman_kac as fk
 from samplers.smc.along_path import AlongPath, PathInfo, PathState
-from samplers.smc.path import as_reference, as_schedule, next_inverse_temperature
+from samplers.smc.path import as_reference, as_schedule
 
 
 class TemperedSMC(AlongPath):
@@ -110,14 +110,7 @@ class TemperedSMC(AlongPath):
     def step(
         self, rng_key: PRNGKeyArray, target: Energy, state: PathState
     ) -> tuple[PathState, PathInfo]:
-        b, population = state.inverse_temperature, state.population
-        if self.schedule is not None:
-            next_b = self.schedule[state.step].astype(b.dtype)
-        else:
-            _, log_ratios = population.particles
-            next_b = next_inverse_temperature(
-                log_ratios, population.log_weights, b, self.ess_kept, self.rule
-            )
+        next_b = self.next_temperature(state, self.ess_kept, self.rule)
         resampler = fk.Resampler(self.resample_below, self.resampling)
         open_end = (1, self.max_num_moves)
         fewest, most = open_end if self.num_moves is None else (self.num_moves,) * 2
