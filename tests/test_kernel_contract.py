@@ -334,7 +334,7 @@ NUMBERS = [
     (name, field.name)
     for name, cls in CLASSES.items()
     for field in fields(cls)
-    if "converter" in field.metadata and field.name not in ("brief", "metric")
+    if "converter" in field.metadata and field.name not in ("brief", "metric", "tuning")
 ]
 
 

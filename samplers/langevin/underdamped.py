@@ -49,11 +49,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ppl.energy import Energy, Position
-from ppl.sampler import MarkovKernel, fraction, positive
+from ppl.sampler import MarkovKernel, fraction, positive, where
 from samplers.mcmc.hmc import kinetic_energy
 from samplers.mcmc.metrics import as_metric
 from samplers.mcmc.metropolis import ExactWithTest, accept, check_flag, illegal
-from samplers.mcmc.windows import WindowWarmUp, optional, resolved, retuned
+from samplers.mcmc.windows import WindowWarmUp, flag, optional, resolved, retuned
 
 SPLITTINGS = ("BAOAB", "OBABO")
 
@@ -100,12 +100,10 @@ class UnderdampedLangevin(MarkovKernel):
         ``"BAOAB"`` or ``"OBABO"``.
     metropolis
         Whether each step is tested. Without, nothing is ever rejected: BAOAB's bias is then of
-        second order in the step size. Warm-up without the test may end with a step size near zero
-        when chains start far out: tune with it, then pass that kernel's ``step_size`` and
-        ``metric`` with ``num_warmup=0``.
+        second order in the step size. Warm-up tests its steps all the same, for an untested chain
+        with too long a step explodes before that is seen.
     target_acceptance
-        Mean acceptance rate that warm-up tunes the step size to; without the test, of the test
-        left out.
+        Mean acceptance rate that warm-up tunes the step size to.
 
     Differences from the paper
     --------------------------
@@ -125,6 +123,7 @@ class UnderdampedLangevin(MarkovKernel):
     )
     metropolis: Any = eqx.field(static=True, default=True)
     target_acceptance: Float[Array, ""] = fraction("target_acceptance", default=0.9)
+    tuning: Any = eqx.field(default=False, converter=flag)  # set by warm-up: steps are tested
 
     def __check_init__(self):
         check_flag(self.metropolis)
@@ -177,9 +176,9 @@ class UnderdampedLangevin(MarkovKernel):
         log_ratio = jnp.where(diverging, -jnp.inf, -work)
         chosen, rate, is_accepted = accept(key_test, log_ratio, moved, stay)
         if not self.metropolis:
-            is_accepted = ~diverging & jnp.isfinite(moved.log_density)
-            chosen = jax.tree.map(lambda a, b: jnp.where(is_accepted, a, b), moved, stay)
-            diverging = ~is_accepted
+            taken = ~diverging & jnp.isfinite(moved.log_density)
+            is_accepted = jnp.where(self.tuning, is_accepted, taken)
+            chosen, diverging = where(is_accepted, moved, stay), ~taken
         return chosen, UnderdampedLangevinInfo(
             rate, is_accepted, diverging, energy(chosen), jnp.ones(2, jnp.int32)
         )

@@ -61,7 +61,7 @@ class WindowWarmUp(WarmUp):
 
     The kernel's states have a ``gradient``, which it watches; its infos have an
     ``acceptance_rate``. A kernel with a field ``brief`` is told through it to keep trajectories
-    short.
+    short, one with a field ``tuning`` that it is being tuned.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class WindowWarmUp(WarmUp):
 
         metric = kernel.metric.rescaled(start_scales(positions, gradients))
         metric = where(kernel.metric.is_identity, metric, kernel.metric)
-        started = _replace(kernel, kernel.step_size, metric, brief=True)
+        started = _replace(kernel, kernel.step_size, metric, brief=True, tuning=True)
         zero = jnp.zeros((), jnp.int32)
         return started, WindowState(self._averaging(kernel.step_size), zero, zero, empty, empty)
 
@@ -140,7 +140,7 @@ class WindowWarmUp(WarmUp):
                 window=window,
                 steps=jnp.zeros_like(adaptation.steps),
             )
-            return _replace(kernel, start, metric, brief=brief), empty
+            return _replace(kernel, start, metric, brief=brief, tuning=~is_last), empty
 
         kernel, adaptation = lax.cond(window_ends, close, lambda: (kernel, adaptation))
         return kernel, adaptation, states
@@ -279,14 +279,15 @@ def retuned[Kernel: Any](
     return _replace(kernel, step_size, metric)
 
 
-def _replace(kernel: Any, step_size: Array, metric: Metric, brief: Any = None) -> Any:
+def _replace(kernel: Any, step_size: Array, metric: Metric, **flags: Any) -> Any:
     kernel = eqx.tree_at(
         lambda k: (k.step_size, k.metric),
         kernel,
         (jnp.asarray(step_size, kernel.step_size.dtype), metric),
     )
-    if brief is not None and hasattr(kernel, "brief"):
-        kernel = eqx.tree_at(lambda k: k.brief, kernel, jnp.asarray(brief))
+    for name, value in flags.items():
+        if hasattr(kernel, name):
+            kernel = eqx.tree_at(lambda k: getattr(k, name), kernel, jnp.asarray(value))  # noqa: B023
     return kernel
 
 

@@ -67,12 +67,12 @@ def test_a_stage_with_the_wrong_coefficient_is_caught(monkeypatch):
     assert not (found < LIMIT).all()
 
 
-@pytest.mark.parametrize("stages", [5, 10, 15])
+@pytest.mark.parametrize("stages", [2, 3, 5, 10, 15])
 def test_a_step_is_stable_to_the_length_that_is_said_and_not_much_beyond(stages):
     longest = longest_step(stages)
     first, _ = factors(np.linspace(1e-3, longest, 20_001), stages)
     assert (np.abs(first) < 1).all()
-    beyond, _ = factors(np.linspace(longest, 1.25 * longest + 2, 2001), stages)
+    beyond, _ = factors(np.linspace(longest, 1.25 * longest + 5, 4001), stages)
     assert (np.abs(beyond) > 1).any()
 
 
@@ -110,9 +110,9 @@ def test_a_target_with_a_proximal_map_is_smoothed():
 
 def test_steps_that_explode_are_not_taken():
     target = ppl.from_log_density(lambda x: -jnp.sum(x**4), jnp.zeros(2))
-    positions, infos = run(SKROCK(step_size=9.0), target, random.key(0), jnp.ones((4, 2)), 50)
+    positions, infos = run(SKROCK(step_size=30.0), target, random.key(0), jnp.ones((4, 2)), 50)
     assert np.isfinite(positions).all()
-    assert bool(infos.diverging[-1].any())
+    assert bool(infos.diverging[-1].all())
 
 
 def test_one_stage_is_refused():

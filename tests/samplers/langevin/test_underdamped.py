@@ -144,6 +144,24 @@ def test_warm_up_comes_near_the_acceptance_it_is_asked_for_and_runs_say_what_the
     np.testing.assert_allclose(draws["x"].std((0, 1)), [1.0, 10.0, 0.1], rtol=0.25)
 
 
+@pytest.mark.parametrize("dimension", [3, 30])
+@pytest.mark.usefixtures("unoptimized")
+def test_warm_up_tests_its_steps_and_then_stops_testing(dimension):
+    """From jittered starts, sds from 0.1 to 10: chains far out, whose steps would explode."""
+    sds = np.geomspace(0.1, 10, dimension)
+    target = gaussian(sds).target
+    chain = samplers.UnderdampedLangevin(metropolis=False)
+    for key in range(4):
+        draws = ppl.sample(chain, target, rng_key=key, num_samples=500, progress=False)
+        assert not draws.sampler.metropolis
+        assert not draws.sampler.tuning
+        assert draws.stats["is_accepted"].all()
+        assert 0.87 < np.mean(draws.stats["acceptance_rate"]) < 0.97
+        assert draws.sampler.step_size > 0.35
+        assert draws.summary()["ess_bulk"].min() > 200
+        np.testing.assert_allclose(draws["x"].std((0, 1)), sds, rtol=0.2)
+
+
 def test_without_the_test_an_explosion_stops_at_the_last_finite_position():
     target = ppl.from_log_density(lambda x: -jnp.sum(x**4), jnp.zeros(2))
     chain = kernel(3.0, metropolis=False).resolve(target)
