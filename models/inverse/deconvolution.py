@@ -8,7 +8,10 @@ B is periodic, hence a product after a Fourier transform. Its largest singular v
 the image undetermined: it takes a prior, such as one of total variation.
 
 The photograph is the "camera" of scikit-image, by Lav Varshney, who put it in the public domain
-(CC0); averaged over blocks of 8 x 8, it has 64 x 64 pixels, between 0 and 1.
+(CC0), resized to 64 x 64 pixels between 0 and 1 as scikit-image does: smoothed against aliasing,
+then interpolated. How it is resized decides what can be gained: with this one the maximum a
+posteriori of total variation is 6.9 dB above the observation, with averages over blocks of 8 x 8,
+which are sharper, 6.0, with every eighth pixel 3.9.
 """
 
 from pathlib import Path
