@@ -106,10 +106,7 @@ class MALA(MarkovKernel):
         position = unravel(x + metric.scale(h * drift + jnp.sqrt(2 * h) * noise))
         proposed = MALAState(position, *jax.value_and_grad(target.log_density)(position))
 
-        # The noise that leads back is -(noise + shift), and -log q is half the square of the noise:
-        # neither the inverse of A nor a difference of large numbers is needed.
-        shift = jnp.sqrt(h / 2) * (drift + whitened(proposed.gradient))
-        log_q_ratio = -jnp.vdot(shift, noise + shift / 2)
+        log_q_ratio = log_way_back(noise, drift, whitened(proposed.gradient), h)
         log_ratio = proposed.log_density - state.log_density + log_q_ratio
 
         diverging = illegal(proposed.log_density, proposed.gradient)
@@ -122,3 +119,18 @@ class MALA(MarkovKernel):
         self, particles: Position, log_weights: Float[Array, " n"], info: MALAInfo | None
     ) -> "MALA":
         return retuned(self, particles, log_weights, info)
+
+
+def log_way_back(
+    noise: Float[Array, " d"],
+    drift: Float[Array, " d"],
+    drift_back: Float[Array, " d"],
+    step_size: Float[Array, ""],
+) -> Float[Array, ""]:
+    """``log q(y, x) / q(x, y)`` of a Langevin step in coordinates where the metric is the identity.
+
+    The noise that leads back is -(noise + shift), and -log q is half the square of the noise:
+    neither the inverse of A nor a difference of large numbers is needed.
+    """
+    shift = jnp.sqrt(step_size / 2) * (drift + drift_back)
+    return -jnp.vdot(shift, noise + shift / 2)

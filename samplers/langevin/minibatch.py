@@ -9,16 +9,26 @@ gradient over the data. A batch of all N rows is the data itself, each row once:
 An evaluation is a pass over the data. Steps that use n of N rows count one for every N rows used.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import random
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from ppl.energy import Position, TargetError
 
 NEEDS = frozenset({"log_prior", "log_likelihood_at"})
+
+
+class MinibatchInfo(NamedTuple):
+    """Whether the step led to no finite gradient, and was not taken.
+
+    ``num_evaluations`` counts passes over the data: one for every N rows used.
+    """
+
+    diverging: Bool[Array, ""]
+    num_evaluations: Int[Array, "2"]
 
 
 def check_batch(name: str, batch_size: int, target: Any) -> None:

@@ -28,6 +28,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ppl.energy import Energy, Position
 from ppl.sampler import Exactness, MarkovKernel, fraction, positive
+from samplers.langevin.mala import log_way_back
 from samplers.langevin.myula import smoothed
 from samplers.mcmc.metropolis import accept, illegal
 from samplers.mcmc.step_size import StepSizeWarmUp, adjusted
@@ -97,9 +98,7 @@ class ProximalMALA(MarkovKernel):
         noise = random.normal(key_noise, x.shape, x.dtype)
         proposed = self.init(rng_key, target, unravel(x + h * drift + jnp.sqrt(2 * h) * noise))
 
-        # As in MALA: the noise that leads back is -(noise + shift).
-        shift = jnp.sqrt(h / 2) * (drift + ravel_pytree(proposed.gradient)[0])
-        log_q_ratio = -jnp.vdot(shift, noise + shift / 2)
+        log_q_ratio = log_way_back(noise, drift, ravel_pytree(proposed.gradient)[0], h)
         log_ratio = proposed.log_density - state.log_density + log_q_ratio
 
         diverging = illegal(proposed.log_density, proposed.gradient)

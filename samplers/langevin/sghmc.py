@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import random
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from ppl.energy import Energy, Position
 from ppl.sampler import Exactness, MarkovKernel, fraction, positive, size, where
@@ -37,16 +37,6 @@ class SGHMCState(NamedTuple):
     velocity: PyTree
     gradient: PyTree
     rows: Int[Array, ""]
-
-
-class SGHMCInfo(NamedTuple):
-    """Whether the step led to no finite gradient, and was not taken.
-
-    ``num_evaluations`` counts passes over the data: one for every N rows used.
-    """
-
-    diverging: Bool[Array, ""]
-    num_evaluations: Int[Array, "2"]
 
 
 class SGHMC(MarkovKernel):
@@ -96,7 +86,7 @@ class SGHMC(MarkovKernel):
 
     def step(
         self, rng_key: PRNGKeyArray, target: Energy, state: SGHMCState
-    ) -> tuple[SGHMCState, SGHMCInfo]:
+    ) -> tuple[SGHMCState, minibatch.MinibatchInfo]:
         h, a, (key_noise, key_rows) = self.step_size, self.friction, random.split(rng_key)
         noise = optax.tree.random_like(key_noise, state.position)
 
@@ -114,4 +104,4 @@ class SGHMC(MarkovKernel):
             SGHMCState(position, velocity, gradient, rows),
             state._replace(velocity=still, rows=rows),
         )
-        return moved, SGHMCInfo(~finite, passes)
+        return moved, minibatch.MinibatchInfo(~finite, passes)

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import random
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from ppl.energy import Energy, Position
 from ppl.sampler import Exactness, MarkovKernel, positive, size, where
@@ -42,16 +42,6 @@ class SGLDState(NamedTuple):
     position: PyTree
     gradient: PyTree
     rows: Int[Array, ""]
-
-
-class SGLDInfo(NamedTuple):
-    """Whether the step led to no finite gradient, and was not taken.
-
-    ``num_evaluations`` counts passes over the data: one for every N rows used.
-    """
-
-    diverging: Bool[Array, ""]
-    num_evaluations: Int[Array, "2"]
 
 
 class SGLD(MarkovKernel):
@@ -93,7 +83,7 @@ class SGLD(MarkovKernel):
 
     def step(
         self, rng_key: PRNGKeyArray, target: Energy, state: SGLDState
-    ) -> tuple[SGLDState, SGLDInfo]:
+    ) -> tuple[SGLDState, minibatch.MinibatchInfo]:
         h, (key_noise, key_rows) = self.step_size, random.split(rng_key)
         noise = optax.tree.random_like(key_noise, state.position)
 
@@ -105,4 +95,4 @@ class SGLD(MarkovKernel):
         rows, passes = minibatch.count_passes(state.rows, self.batch_size, target)
         finite = all_finite((position, gradient))
         moved = where(finite, SGLDState(position, gradient, rows), state._replace(rows=rows))
-        return moved, SGLDInfo(~finite, passes)
+        return moved, minibatch.MinibatchInfo(~finite, passes)

@@ -3,7 +3,7 @@
     x ~ p(x),   y ~ p(y | x),   x' ~ K^t(x, .), which is to leave p(x | y) invariant
 
 Then ``(x', y)`` has the law of ``(x, y)``, whatever the model: no moment of a posterior is needed.
-Every chain has data of its own, each mean over chains is one of independent, paired differences, and
+Every chain has data of its own, each mean over chains is one of independent paired differences, and
 the marginal law of x' is the prior, which its ranks show.
 
 References
@@ -33,7 +33,6 @@ NOISE, NUM_CHAINS = 0.5, 4096
 def log_likelihood(x: Any, y: Any, power: Any) -> Any:
     """A product makes the posterior bend; a power other than one makes it wrong."""
     return -0.5 * power * ((y - x[0] * (1 + x[1])) / NOISE) ** 2
-
 
 
 def gaussian_prior(y: Any, power: Any) -> Any:
