@@ -31,7 +31,7 @@ from ppl.energy import Energy, Position
 from ppl.sampler import Exactness, MarkovKernel, fraction, positive
 from samplers.mcmc.metrics import Metric
 from samplers.mcmc.metropolis import accept, illegal
-from samplers.mcmc.windows import WindowWarmUp, resolved, retuned
+from samplers.mcmc.windows import ONE_GRADIENT, WindowWarmUp, resolved, retuned
 
 
 class MALAState(NamedTuple):
@@ -81,7 +81,7 @@ class MALA(MarkovKernel):
         return resolved(self, target)
 
     def warmup(self, target: Energy) -> WindowWarmUp:
-        return WindowWarmUp(target_acceptance=self.target_acceptance)
+        return WindowWarmUp(self.target_acceptance, ONE_GRADIENT)
 
     def watch(self, state: MALAState) -> PyTree:
         return state.gradient

@@ -38,6 +38,7 @@ from samplers.mcmc.metrics import Metric, default_metric
 from samplers.mcmc.step_size import adjusted
 
 FIRST, SECOND, LAST = 25, 50, 100  # lengths in a warm-up long enough for them
+ONE_GRADIENT = 1.25  # growth of the windows of kernels whose steps cost one gradient
 SHORT_WINDOWS = 2  # windows with short trajectories
 MOST_CHAINS, LEAST_STEPS, MOST_NUMBERS = 512, 8, 2**24  # of the memory of one window
 
@@ -67,9 +68,13 @@ class WindowWarmUp(WarmUp):
     ----------
     target_acceptance
         The mean acceptance rate asked for.
+    growth
+        How much longer a metric window is than the one before. A chain that takes one gradient a
+        step gets ahead slowly, and a bad metric holds it: with `ONE_GRADIENT` it is replaced often.
     """
 
     target_acceptance: Float[Array, ""] = fraction("target_acceptance")
+    growth: float = eqx.field(static=True, default=4.0)
 
     def windows(self, num_steps: int) -> list[int]:
         first, last = min(FIRST, num_steps // 5), min(LAST, num_steps // 4)
@@ -78,7 +83,7 @@ class WindowWarmUp(WarmUp):
         lengths, length, left = [first], min(SECOND, 2 * first), num_steps - first - last
         while left >= 2 * length:
             lengths.append(length)
-            left, length = left - length, 4 * length
+            left, length = left - length, int(self.growth * length)
         return [*lengths, left, last]
 
     def init(

@@ -14,7 +14,7 @@ from ppl.sampler import Record
 from samplers.mcmc.hmc import HMC, HMCState
 from samplers.mcmc.metrics import Diagonal
 from samplers.mcmc.nuts import NUTS
-from samplers.mcmc.windows import WindowWarmUp, start_scales
+from samplers.mcmc.windows import ONE_GRADIENT, WindowWarmUp, start_scales
 
 CHAINS = 4
 SOMEWHERE = {"a": jnp.ones(CHAINS), "b": jnp.ones((CHAINS, 2))}
@@ -46,6 +46,8 @@ def test_windows_are_few_when_warm_up_is_short_and_grow_when_it_is_long():
     assert warmup.windows(10) == [10]
     assert warmup.windows(50) == [10, 28, 12]
     assert warmup.windows(1000) == [25, 50, 200, 625, 100]
+    often = WindowWarmUp(target_acceptance=0.8, growth=ONE_GRADIENT).windows(1000)
+    assert often == [25, 50, 62, 77, 96, 120, 150, 320, 100]
 
 
 # Memory ---------------------------------------------------------------------------------------
