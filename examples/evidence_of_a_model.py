@@ -4,7 +4,8 @@ The evidence of a model
 
 How probable are the data under a model, all its parameter values together? Between 1875 and 1894,
 122 men of ten Prussian army corps were killed by the kick of a horse, in 200 corps-years [1]_. With
-a gamma prior on the rate of deaths the evidence is known in closed form.
+a gamma prior on the rate of deaths the evidence is known in closed form. Were the deaths more
+uneven than chance has them? That is a question between two models of the same data: a Bayes factor.
 
 .. [1] L. von Bortkiewicz, "Das Gesetz der kleinen Zahlen", Teubner, 1898.
 """
@@ -23,6 +24,7 @@ import pandas as pd
 
 import ppl
 import samplers
+from models.programs import eight_schools
 
 SHAPE, RATE = 2.0, 1.0
 
@@ -86,6 +88,46 @@ exact = ppl.sample(
     progress=False,
 )
 print(f"mean rate of exact draws: {exact['x'].mean():.4f}; known: {(SHAPE + s) / (RATE + n):.4f}")
+
+# %%
+# A second model: corps-years differ in their rates, by a gamma law whose spread is unknown. The
+# Bayes factor takes both models and any sampler that knows the evidence.
+
+
+def uneven_horse_kicks(deaths):
+    rate = numpyro.sample("rate", dist.Gamma(SHAPE, RATE))
+    concentration = numpyro.sample("concentration", dist.LogNormal(2.0, 1.0))
+    with numpyro.plate("corps_year", len(deaths)):
+        kicks = dist.GammaPoisson(concentration, concentration / rate)
+        numpyro.sample("deaths", kicks, obs=deaths)
+
+
+uneven = ppl.from_numpyro(uneven_horse_kicks, deaths)
+particles = samplers.TemperedSMC(num_particles=256 if short else 2048)
+print(ppl.bayes_factor(target, uneven, particles))
+
+# %%
+# Chains know no evidence of their own; bridge sampling finds it in their draws. Eight schools: does
+# coaching help in all of them alike, or in each by itself?
+
+
+def alike(y, sigma):
+    mu = numpyro.sample("mu", dist.Normal(0, 5))
+    with numpyro.plate("school", len(y)):
+        numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
+
+
+schools = eight_schools.data()
+models = [ppl.from_numpyro(model, **schools) for model in (alike, eight_schools.model)]
+few = {"num_samples": 200, "num_warmup": 200} if short else {}
+schools_factor = ppl.bayes_factor(*models, samplers.MALA(), **few)
+print(schools_factor)
+y, sigma = (np.asarray(schools[name], float) for name in ("y", "sigma"))
+covariance = np.diag(sigma**2) + 25.0
+log_density = -0.5 * (y @ np.linalg.solve(covariance, y))
+log_density -= 0.5 * np.linalg.slogdet(2 * np.pi * covariance)[1]
+bridged = schools_factor.evidences[0].value
+print(f"all alike, by bridge sampling: {bridged:.3f}; known: {log_density:.3f}")
 
 # %%
 found = runs["variational"].log_evidence

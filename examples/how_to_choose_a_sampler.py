@@ -6,11 +6,14 @@ Start with ``NUTS``: exact, with no settings, and with a verdict that says when 
 choice. Then ask of your target:
 
 - *Two modes or more, far apart?* No chain crosses, each tells of its own mode only, and R-hat says
-  so where the chains start in different ones. What carries weights between modes is a population:
-  particles that are tempered from the prior (``TemperedSMC``; ``ImportanceSampling`` for a few
-  parameters).
+  so where the chains start in different ones. What gives modes their weights is a path from the
+  prior: particles that are tempered along it (``TemperedSMC``; ``ImportanceSampling`` for a few
+  parameters), or chains at all its temperatures (``ParallelTempering``, the one to run beside any
+  other: its round trips say how often it began afresh).
 - *The evidence?* Samplers with weights estimate it: ``Laplace``, ``Pathfinder``, ``GaussianVI``,
   ``ImportanceSampling``, where k-hat says how far to trust them; ``TemperedSMC`` and ``AIS``.
+  ``ParallelTempering`` estimates it from below and from above; draws of any other chain have it
+  from ``ppl.diagnostics.bridge_evidence``.
 - *Hundreds of dimensions, strongly correlated?* ``NUTS`` learns a dense or low-rank metric;
   ``AdjustedMCLMC`` costs fewer gradients where every direction has the same scale.
 - *Some hundred short chains (a GPU)?* ``ChEES`` and ``MEADS`` share what they learn.
@@ -30,6 +33,8 @@ The rest of this page is what the advice rests on: equal budgets on targets whos
 import os
 import textwrap
 
+import jax.numpy as jnp
+import numpyro.distributions as dist
 import pandas as pd
 
 import ppl
@@ -54,8 +59,8 @@ if smoke:
 columns = ["right", "ess_min_per_1000", "ess_min_per_second", "r_hat", "bias"]
 
 
-def contest(target):
-    found = ppl.compare(target, chosen, budget=budget, num_seeds=seeds, progress=False)
+def contest(target, entered=chosen):
+    found = ppl.compare(target, entered, budget=budget, num_seeds=seeds, progress=False)
     for line in str(found.recommendation).splitlines():
         print(textwrap.fill(line, 88, subsequent_indent="    "))
     print(found.table[columns].to_string(float_format="{:.3g}".format))
@@ -81,10 +86,16 @@ if not smoke:
     contest(Funnel())
 
 # %%
-# Two modes far apart: chains stay where they start, and what they agree on is not the answer.
+# Two modes far apart: chains stay where they start, and what they agree on is not the answer. What
+# walks a path to the target from a wide normal law finds both, at a price in effective draws.
 
+wide = dist.Normal(jnp.zeros(2), 10.0).to_event(1)
+tempered = {
+    "ParallelTempering": samplers.ParallelTempering(num_temperatures=6, reference=wide),
+    "TemperedSMC": samplers.TemperedSMC(num_particles=1024, reference=wide),
+}
 if not smoke:
-    contest(bimodal())
+    contest(bimodal(), chosen | tempered)
 
 # %%
 # In one line each, on the first target: effective draws per 1,000 evaluations.

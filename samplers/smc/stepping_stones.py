@@ -12,7 +12,8 @@ Z_k) solves
 
 Draws are those of chains. The error comes from the influence that each scan has on the sum, all
 stones together: the Monte Carlo error of its mean counts the autocorrelation and what neighbouring
-temperatures have in common.
+temperatures have in common. Where much noise is fast and a little is slow, the shares of modes, the
+autocorrelation is cut off too early: the error is no less than that of the means of long batches.
 
 References
 ----------
@@ -37,6 +38,7 @@ from ppl.diagnostics.rhat_ess import chain_statistics
 from ppl.weights import Estimate
 
 BISECTIONS = 100
+BATCHES, SHORTEST = 32, 10  # of all chains together; draws of one
 
 type Sides = tuple[Float[np.ndarray, "draw stone"], Float[np.ndarray, "draw stone"]]
 
@@ -54,12 +56,17 @@ def stepping_stones(
 ) -> SteppingStones:
     """Evidence along a ladder from 0 to 1, from V at each of its rungs."""
     chains, draws, _ = log_ratios.shape
+    per_chain = max(BATCHES // chains, 2)
+    length = draws // per_chain
     values = weights.clean(np.asarray(log_ratios, np.float64))
     steps = np.diff(np.asarray(ladder, np.float64))
 
     def estimate(value: float, influence: Float[np.ndarray, "draw stone"]) -> Estimate:
         series = influence.sum(axis=1).reshape(chains, draws, 1)
         error = float(chain_statistics(series).mcse_mean[0])
+        if length >= SHORTEST:
+            batches = series[:, draws - per_chain * length :].reshape(chains * per_chain, length)
+            error = max(error, float(batches.mean(axis=1).std(ddof=1) / math.sqrt(len(batches))))
         return Estimate(value, error if math.isfinite(error) else None)
 
     below, above = ((steps * part).reshape(chains * draws, -1) for part in _neighbours(values))

