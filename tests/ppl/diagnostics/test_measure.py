@@ -16,9 +16,10 @@ from ppl.diagnostics import preserves_measure
 from samplers.mcmc import sequence_metropolis
 from samplers.mcmc.sequence_metropolis import SequenceMetropolis
 from samplers.smc import feynman_kac as fk
-from samplers.smc import tempered
+from samplers.smc.along_path import PathState
 from samplers.smc.path import Path
 from samplers.smc.resampling import SCHEMES
+from samplers.smc.tempered import TemperedSMC
 
 MEASURE = np.array([0.5, 1.0, 2.0])
 MOVE = np.array([[0.7, 0.2, 0.1], [0.3, 0.4, 0.3], [0.2, 0.2, 0.6]])
@@ -237,19 +238,13 @@ def at(b):
 
 def temper(key, particles, log_weights):
     """From b = 0.3 to b = 0.8: weigh, resample, move by a Markov kernel."""
-    path, kernel = Path(REWARDED), SequenceMetropolis(WORDS)
-    ratios = path.log_ratios(particles)
-    state = tempered.TemperedState(
-        fk.begin((particles, ratios), log_weights), jnp.float32(0.3), jnp.int32(0), kernel_arrays()
-    )
-    state, _ = tempered.advance(
-        key, path, state, jnp.float32(0.8), fk.Resampler(0.7), kernel, 2, 2, tune=False
-    )
+    sampler = TemperedSMC(num_particles=2, move=SequenceMetropolis(WORDS), tune=False)
+    ratios = Path(REWARDED).log_ratios(particles)
+    population = fk.begin((particles, ratios), log_weights)
+    arrays = eqx.filter(sampler.move, eqx.is_array)
+    state = PathState(population, jnp.float32(0.3), jnp.int32(0), arrays)
+    state, _ = sampler.advance(key, REWARDED, state, jnp.float32(0.8), fk.Resampler(0.7), 2, 2)
     return state.population._replace(particles=state.population.particles[0])
-
-
-def kernel_arrays():
-    return eqx.filter(SequenceMetropolis(WORDS), eqx.is_array)
 
 
 def tempered_check():
