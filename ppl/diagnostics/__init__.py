@@ -8,10 +8,15 @@ from importlib import import_module, util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ppl.diagnostics.bounds import log_evidence_bounds as log_evidence_bounds
     from ppl.diagnostics.bridge import bridge_evidence as bridge_evidence
     from ppl.diagnostics.measure import preserves_measure as preserves_measure
 
-_HOMES = {"bridge_evidence": "bridge", "preserves_measure": "measure"}
+_HOMES = {
+    "bridge_evidence": "bridge",
+    "log_evidence_bounds": "bounds",
+    "preserves_measure": "measure",
+}
 
 
 def __getattr__(name: str) -> Any:

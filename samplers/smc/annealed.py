@@ -15,18 +15,26 @@ References
 ----------
 .. [1] R. M. Neal, "Annealed importance sampling", Statistics and Computing 11, 2001,
    arXiv:physics/9803008. Equations 7 to 11.
+.. [2] R. B. Grosse, Z. Ghahramani, R. P. Adams, "Sandwiching the marginal likelihood using
+   bidirectional Monte Carlo", 2015, arXiv:1511.02543. Section 3.
 """
 
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import PRNGKeyArray
+import jax
+import jax.numpy as jnp
+from jax import lax, random
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from ppl.energy import Energy
+from ppl import weights
+from ppl.energy import Energy, Position
 from ppl.sampler import size
+from samplers.mcmc.gibbs import Gibbs
 from samplers.smc import feynman_kac as fk
 from samplers.smc.along_path import AlongPath, PathInfo, PathState
-from samplers.smc.path import as_reference, as_schedule
+from samplers.smc.moves import move
+from samplers.smc.path import Path, as_reference, as_schedule, increments
 
 POWER = 4  # of the schedule: dense near 0, where a likelihood narrows a prior the most
 
@@ -73,10 +81,65 @@ class AIS(AlongPath):
     def step(
         self, rng_key: PRNGKeyArray, target: Energy, state: PathState
     ) -> tuple[PathState, PathInfo]:
-        b = state.inverse_temperature
-        if self.schedule is not None:
-            next_b = self.schedule[state.step].astype(b.dtype)
-        else:
-            next_b = ((state.step + 1).astype(b.dtype) / self.num_temperatures) ** POWER
+        next_b = self._temperature(state.step, state.inverse_temperature.dtype)
         never = fk.Resampler(-1.0)
         return self.advance(rng_key, target, state, next_b, never, self.num_moves, self.num_moves)
+
+    def log_evidence_of(self, rng_key: PRNGKeyArray, target: Energy) -> Float[Array, ""]:
+        """Log-evidence of one run; its exponential is unbiased with ``tune=False``."""
+        return weights.log_mean_exp(self._forward(rng_key, target))
+
+    def log_evidence_given(
+        self, rng_key: PRNGKeyArray, target: Energy, exact_draw: Position
+    ) -> Float[Array, ""]:
+        """Log-evidence of one run of which one path ends in an exact draw: from above on average.
+
+        That path is walked backward, by the same moves: they must be reversible [2], as those of
+        all exact kernels are but a scan over blocks in a fixed order.
+        """
+        kernel: Any = self.move
+        if self.tune:
+            raise ValueError("bounds need paths that know nothing of each other: AIS(tune=False)")
+        if isinstance(kernel, Gibbs) or kernel.exactness != "exact":
+            raise ValueError(
+                f"a path is walked backward by reversible moves; those of {type(kernel).__name__} "
+                "are none"
+            )
+        path, num = Path(target, self.reference), self._num_steps
+        key_forward, key_back = random.split(rng_key)
+        log_weights = self._forward(key_forward, target)
+        dtype = log_weights.dtype
+
+        def back(carry: Any, t: Array) -> tuple[Any, None]:
+            position, log_weight = carry
+            b, before = self._temperature(t, dtype), self._temperature(t - 1, dtype)
+            key = random.fold_in(key_back, t)
+            moved = move(
+                key, kernel, path.at(b), position, jnp.zeros(1, dtype), self.num_moves,
+                self.num_moves,
+            ).positions  # fmt: skip
+            return (moved, log_weight + increments(b - before, path.log_ratios(moved))), None
+
+        start = (jax.tree.map(lambda x: x[None], exact_draw), jnp.zeros(1, dtype))
+        (_, own), _ = lax.scan(back, start, jnp.arange(num)[::-1])
+        return weights.log_mean_exp(log_weights.at[:1].set(own))
+
+    def _forward(self, rng_key: PRNGKeyArray, target: Energy) -> Float[Array, " n"]:
+        """Log weights of one run."""
+        key_start, key_steps = random.split(rng_key)
+
+        def one(state: PathState, t: Array) -> tuple[PathState, None]:
+            return self.step(random.fold_in(key_steps, t), target, state)[0], None
+
+        state, _ = lax.scan(one, self.init(key_start, target), jnp.arange(self._num_steps))
+        return state.population.log_weights
+
+    @property
+    def _num_steps(self) -> int:
+        return self.num_temperatures if self.schedule is None else len(self.schedule)
+
+    def _temperature(self, t: Array, dtype: Any) -> Float[Array, ""]:
+        """Inverse temperature after step t; 0 before the first."""
+        if self.schedule is not None:
+            return jnp.where(t < 0, 0, self.schedule[t]).astype(dtype)
+        return ((t + 1).astype(dtype) / self.num_temperatures) ** POWER

@@ -50,6 +50,7 @@ from ppl.sampler import Exactness, LearnedSampler, positive, share, size, where
 from ppl.sequence import SequenceModel, looks_ahead
 from samplers.mcmc.metropolis import all_finite
 from samplers.smc import feynman_kac as fk
+from samplers.smc.conditional import conditional_run
 from samplers.smc.twist_network import prefix_network, prefix_row, prefix_rows
 
 BATCH = 1024  # draws at a time, or a population
@@ -383,6 +384,26 @@ class TwistedSMC(LearnedSampler):
         drawn = jax.vmap(population)(keys)
         tokens, log_weights = (x.reshape(-1, *x.shape[2:])[:n] for x in drawn)
         return tokens, log_weights
+
+    def log_evidence_of(
+        self, rng_key: PRNGKeyArray, target: Any, state: TwistedState
+    ) -> Float[Array, ""]:
+        """Log-evidence of one population; its exponential is unbiased."""
+        return self._run(rng_key, target, state).log_evidence
+
+    def log_evidence_given(
+        self, rng_key: PRNGKeyArray, target: Any, exact_draw: Position, state: TwistedState
+    ) -> Float[Array, ""]:
+        """Log-evidence of one population with an exact draw in it: from above on the average."""
+        model = self.model(target, state)
+        if self.num_particles == 1:
+            log_ratio, _ = model.along(exact_draw)
+            return jnp.sum(log_ratio) + target.log_likelihood(exact_draw)
+        _, run = conditional_run(
+            rng_key, model, model.places, self.num_particles, model.path(exact_draw),
+            threshold=self.resample_below,
+        )  # fmt: skip
+        return run.log_evidence
 
     def evaluations(self, n: int) -> tuple[int, int]:
         return (n * self.rewards_each, 0)
