@@ -1,0 +1,223 @@
+"""Bounds of log Z where it is known: on the right sides, unbiased as they should be, and the
+divergences of single particles by enumeration."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import ppl
+import samplers
+from agreement import t_limit, t_scores
+from ppl.diagnostics import log_evidence_bounds
+from ppl.sampler import Trained
+from samplers.smc import twisted
+
+LIMIT = t_limit(30, 500)
+
+# The chain of three states, with a poor guess of what is to come.
+START = np.array([0.5, 0.3, 0.2])
+MOVE = np.array([[0.7, 0.2, 0.1], [0.3, 0.4, 0.3], [0.2, 0.2, 0.6]])
+LAST = np.array([0.02, 0.1, 1.0])
+LENGTH = 6
+POOR = np.array([np.ones(3)] * 2 + [[0.3, 0.5, 1.0]] * 3 + [LAST])
+ALL = np.array(list(itertools.product(range(3), repeat=LENGTH)))
+
+
+def after(params, tokens):
+    return params[jnp.concatenate([jnp.zeros(1, jnp.int32), tokens[:-1] + 1])]
+
+
+MODEL = ppl.SequenceModel(after, np.log(np.vstack([START, MOVE])), LENGTH)
+TARGET = ppl.tilt(MODEL, lambda tokens, log_last: log_last[tokens[-1]], np.log(LAST))
+STEPS = np.concatenate([START[ALL[:, :1]], MOVE[ALL[:, :-1], ALL[:, 1:]]], axis=1)
+BASE = STEPS.prod(1)
+Z = float(BASE @ LAST[ALL[:, -1]])
+SIGMA = BASE * LAST[ALL[:, -1]] / Z
+RNG = np.random.default_rng(0)
+EXACT = ALL[RNG.choice(len(ALL), 600, p=SIGMA)]
+
+
+def steered(num_particles, proposal="base"):
+    sampler = samplers.TwistedSMC(
+        num_particles, 0, twist_fn=lambda params, tokens: params, twist_params=np.log(POOR),
+        proposal=proposal, resample_below=1.0, resampling="multinomial",
+    )  # fmt: skip
+    return Trained(sampler.resolve(TARGET), twisted.TwistedState(jnp.log(jnp.asarray(POOR)), None))
+
+
+def ratios(found, log_z):
+    """Scores of E[Zhat / Z] = 1 and E[Z / Zhat given] = 1."""
+    return (
+        float(t_scores(np.exp(found.runs - log_z), 1.0)),
+        float(t_scores(np.exp(log_z - found.conditional_runs), 1.0)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_particles", "lower", "upper"),
+    [(4, -1.428, -0.857), (16, -1.177, -1.045), (64, -1.117, -1.079)],
+)
+def test_bounds_of_the_chain_are_the_known_ones(num_particles, lower, upper):
+    found = log_evidence_bounds(steered(num_particles), TARGET, EXACT, num_repeats=600)
+    for bound, known in ((found.lower, lower), (found.upper, upper)):
+        # Both are of 600 runs.
+        assert abs(bound.value - known) < 4 * 2**0.5 * bound.std_error
+    assert found.lower.value - 4 * found.lower.std_error < np.log(Z)
+    assert found.upper.value + 4 * found.upper.std_error > np.log(Z)
+    assert found.lower.value < found.upper.value
+    assert np.abs(ratios(found, np.log(Z))).max() < 4
+    assert found.log_evidence.lower == found.lower.value
+    assert abs(found.log_evidence.value - np.log(Z)) < 4 * found.log_evidence.std_error
+
+
+def test_draws_that_are_not_exact_are_caught():
+    plain = ALL[RNG.choice(len(ALL), 600, p=BASE)]
+    found = log_evidence_bounds(steered(16), TARGET, plain, num_repeats=600)
+    assert abs(ratios(found, np.log(Z))[0]) < LIMIT
+    assert abs(ratios(found, np.log(Z))[1]) > LIMIT
+
+
+def test_an_ordinary_run_is_no_bound_from_above(monkeypatch):
+    ordinary = twisted.TwistedSMC.log_evidence_of
+    monkeypatch.setattr(
+        twisted.TwistedSMC, "log_evidence_given",
+        lambda self, key, target, draw, state: ordinary(self, key, target, state),
+    )  # fmt: skip
+    found = log_evidence_bounds(steered(16), TARGET, EXACT[:599], num_repeats=599)
+    assert found.upper.value < np.log(Z)
+    assert abs(ratios(found, np.log(Z))[1]) > LIMIT
+
+
+def test_divergences_of_one_particle_are_those_of_its_proposal():
+    """Both directions, by enumeration of all sequences."""
+    twist = POOR[np.arange(LENGTH), ALL]
+    before = np.vstack([START[None], MOVE])[np.concatenate([np.zeros((len(ALL), 1), int),
+                                                            ALL[:, :-1] + 1], axis=1)]  # fmt: skip
+    q = (STEPS * twist / np.einsum("sti,ti->st", before, POOR)).prod(1)
+    np.testing.assert_allclose(q.sum(), 1)
+    exact = np.sum(q * np.log(q / SIGMA)), np.sum(SIGMA * np.log(SIGMA / q))
+    found = log_evidence_bounds(
+        steered(1, "twisted"), TARGET, EXACT, num_repeats=600, log_z=np.log(Z)
+    )
+    errors = found.lower.std_error, found.upper.std_error
+    for value, error, known in zip(
+        (found.kl_draws_target, found.kl_target_draws), errors, exact, strict=True
+    ):
+        assert abs(value - known) < 4.9 * error < 0.2
+    assert "KL(draws | target) is at most" in str(found)
+
+
+# Annealed importance sampling -------------------------------------------------------------------
+
+
+NOISE, SEEN = 0.5, 1.0
+GAUSSIAN = ppl.posterior(
+    ppl.from_distribution(dist.Normal()), lambda x, y: -((x - y) ** 2) / (2 * NOISE), SEEN
+)
+GAUSSIAN_LOG_Z = 0.5 * np.log(NOISE / (1 + NOISE)) - SEEN**2 / (2 * (1 + NOISE))
+WALK = samplers.RandomWalk(step_size=1.0)
+SCHEDULE = (0.1, 0.3, 0.6, 1.0)
+
+
+@pytest.mark.usefixtures("unoptimized")
+def test_annealing_backward_from_exact_draws_bounds_z_from_above():
+    sampler = samplers.AIS(4, move=WALK, schedule=SCHEDULE, tune=False)
+    n = 600
+    exact = SEEN / (1 + NOISE) + np.sqrt(NOISE / (1 + NOISE)) * RNG.normal(size=n)
+    found = log_evidence_bounds(sampler, GAUSSIAN, exact, num_repeats=n)
+    assert max(found.runs.std(), found.conditional_runs.std()) < 0.5
+    assert np.abs(ratios(found, GAUSSIAN_LOG_Z)).max() < LIMIT
+    assert found.lower.value < GAUSSIAN_LOG_Z < found.upper.value
+    # From draws of another law it is none.
+    wrong = log_evidence_bounds(sampler, GAUSSIAN, RNG.normal(size=n), num_repeats=n)
+    assert abs(ratios(wrong, GAUSSIAN_LOG_Z)[1]) > LIMIT
+
+
+@pytest.mark.usefixtures("unoptimized")
+def test_a_path_walked_backward_at_the_wrong_temperatures_is_caught(monkeypatch):
+    right = samplers.AIS._temperature
+
+    class Late(samplers.AIS):
+        def log_evidence_given(self, rng_key, target, exact_draw):
+            monkeypatch.setattr(samplers.AIS, "_temperature", lambda s, t, d: right(s, t - 1, d))
+            found = super().log_evidence_given(rng_key, target, exact_draw)
+            monkeypatch.setattr(samplers.AIS, "_temperature", right)
+            return found
+
+    late = Late(4, move=WALK, schedule=SCHEDULE, tune=False)
+    exact = SEEN / (1 + NOISE) + np.sqrt(NOISE / (1 + NOISE)) * RNG.normal(size=600)
+    found = log_evidence_bounds(late, GAUSSIAN, exact, num_repeats=600)
+    assert abs(ratios(found, GAUSSIAN_LOG_Z)[1]) > LIMIT
+
+
+def regression(x, y=None):
+    slope = numpyro.sample("slope", dist.Normal(0, 1))
+    numpyro.sample("y", dist.Normal(slope * x, 0.5), obs=y)
+
+
+@pytest.mark.usefixtures("unoptimized")
+def test_simulated_data_bring_their_own_exact_draw():
+    """A conjugate regression: log Z of the data that were simulated has a closed form."""
+    x = jnp.array([0.5, -1.0, 2.0, 1.5])
+    target = ppl.from_numpyro(regression, x, jnp.zeros(4))
+    move = samplers.RandomWalk(step_size=0.4)
+    sampler = samplers.AIS(16, num_temperatures=20, move=move, tune=False)
+    found = log_evidence_bounds(sampler, target, rng_key=3, num_repeats=64)
+    y = found.target.observed_data["y"]
+    covariance = np.outer(x, x) + 0.25 * np.eye(4)
+    log_z = -0.5 * (y @ np.linalg.solve(covariance, y) + np.linalg.slogdet(covariance)[1]) - 2 * (
+        np.log(2 * np.pi)
+    )
+    assert found.lower.value - 4 * found.lower.std_error < log_z
+    assert log_z < found.upper.value + 4 * found.upper.std_error
+    assert abs(found.log_evidence.value - log_z) < 4.9 * found.log_evidence.std_error < 0.2
+    assert found.upper.value - found.lower.value < 0.5
+
+
+# The door ---------------------------------------------------------------------------------------
+
+
+def test_new_rewards_and_new_draws_compile_nothing(compilations):
+    sampler = steered(4)
+    log_evidence_bounds(sampler, TARGET, EXACT[:8], num_repeats=8)
+    other = ppl.tilt(MODEL, TARGET.log_likelihood_fn, np.log(LAST) / 2)
+    with compilations() as count:
+        log_evidence_bounds(sampler, other, EXACT[8:16], rng_key=1, num_repeats=8)
+    assert count.compilations == 0
+
+
+def test_a_single_draw_serves_all_runs():
+    found = log_evidence_bounds(steered(4), TARGET, EXACT[0], num_repeats=8)
+    assert len(set(found.conditional_runs)) > 4
+
+
+@pytest.mark.parametrize(
+    ("sampler", "draws", "error", "message"),
+    [
+        (samplers.NUTS(), EXACT, TypeError, "NUTS cannot run given an exact draw"),
+        (samplers.TwistedSMC(), EXACT, TypeError, "train first: draws = ppl.sample"),
+        (steered(4), None, ppl.TargetError, "needs exact_draws=.*'simulate'"),
+        (steered(4), EXACT[:, :3], ppl.TargetError, r"int32\[6\].*got shapes {'x': \(600, 3\)}"),
+        (
+            samplers.AIS(move=samplers.SequenceMetropolis(MODEL)),
+            EXACT, ValueError, r"AIS\(tune=False\)",
+        ),
+        (
+            samplers.AIS(move=samplers.NUTS(), tune=False),
+            EXACT, ppl.TargetError, "NUTS, which needs 'gradient'",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_bounded_is_refused(sampler, draws, error, message):
+    with pytest.raises(error, match=message):
+        log_evidence_bounds(sampler, TARGET, draws, num_repeats=4)
+
+
+def test_moves_that_are_not_reversible_are_refused():
+    sampler = samplers.AIS(move=samplers.ULA(step_size=0.1), tune=False)
+    with pytest.raises(ValueError, match="walked backward by reversible moves; those of ULA"):
+        log_evidence_bounds(sampler, GAUSSIAN, 1.0, num_repeats=4)
