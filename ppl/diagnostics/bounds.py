@@ -181,7 +181,8 @@ def log_evidence_bounds(
 
 @eqx.filter_jit
 def _runs(sampler: Any, target: Any, exact: Any, turn: Any, run_keys: Any) -> tuple[Array, Array]:
-    inner, state = sampler, ()
+    inner: Any = sampler
+    state: tuple[Any, ...] = ()
     if isinstance(sampler, Trained):
         inner, state = sampler.sampler, (sampler.state,)
 
