@@ -37,8 +37,8 @@ STEPS = np.concatenate([START[ALL[:, :1]], MOVE[ALL[:, :-1], ALL[:, 1:]]], axis=
 BASE = STEPS.prod(1)
 Z = float(BASE @ LAST[ALL[:, -1]])
 SIGMA = BASE * LAST[ALL[:, -1]] / Z
-RNG = np.random.default_rng(0)
-EXACT = ALL[RNG.choice(len(ALL), 600, p=SIGMA)]
+EXACT = ALL[np.random.default_rng(0).choice(len(ALL), 600, p=SIGMA)]
+PLAIN = ALL[np.random.default_rng(1).choice(len(ALL), 600, p=BASE)]
 
 
 def steered(num_particles, proposal="base"):
@@ -75,8 +75,7 @@ def test_bounds_of_the_chain_are_the_known_ones(num_particles, lower, upper):
 
 
 def test_draws_that_are_not_exact_are_caught():
-    plain = ALL[RNG.choice(len(ALL), 600, p=BASE)]
-    found = log_evidence_bounds(steered(16), TARGET, plain, num_repeats=600)
+    found = log_evidence_bounds(steered(16), TARGET, PLAIN, num_repeats=600)
     assert abs(ratios(found, np.log(Z))[0]) < LIMIT
     assert abs(ratios(found, np.log(Z))[1]) > LIMIT
 
@@ -119,6 +118,8 @@ GAUSSIAN = ppl.posterior(
     ppl.from_distribution(dist.Normal()), lambda x, y: -((x - y) ** 2) / (2 * NOISE), SEEN
 )
 GAUSSIAN_LOG_Z = 0.5 * np.log(NOISE / (1 + NOISE)) - SEEN**2 / (2 * (1 + NOISE))
+STANDARD = np.random.default_rng(2).normal(size=600)
+POSTERIOR = SEEN / (1 + NOISE) + np.sqrt(NOISE / (1 + NOISE)) * STANDARD
 WALK = samplers.RandomWalk(step_size=1.0)
 SCHEDULE = (0.1, 0.3, 0.6, 1.0)
 
@@ -126,14 +127,12 @@ SCHEDULE = (0.1, 0.3, 0.6, 1.0)
 @pytest.mark.usefixtures("unoptimized")
 def test_annealing_backward_from_exact_draws_bounds_z_from_above():
     sampler = samplers.AIS(4, move=WALK, schedule=SCHEDULE, tune=False)
-    n = 600
-    exact = SEEN / (1 + NOISE) + np.sqrt(NOISE / (1 + NOISE)) * RNG.normal(size=n)
-    found = log_evidence_bounds(sampler, GAUSSIAN, exact, num_repeats=n)
+    found = log_evidence_bounds(sampler, GAUSSIAN, POSTERIOR, num_repeats=600)
     assert max(found.runs.std(), found.conditional_runs.std()) < 0.5
     assert np.abs(ratios(found, GAUSSIAN_LOG_Z)).max() < LIMIT
     assert found.lower.value < GAUSSIAN_LOG_Z < found.upper.value
     # From draws of another law it is none.
-    wrong = log_evidence_bounds(sampler, GAUSSIAN, RNG.normal(size=n), num_repeats=n)
+    wrong = log_evidence_bounds(sampler, GAUSSIAN, STANDARD - 1, num_repeats=600)
     assert abs(ratios(wrong, GAUSSIAN_LOG_Z)[1]) > LIMIT
 
 
@@ -149,8 +148,7 @@ def test_a_path_walked_backward_at_the_wrong_temperatures_is_caught(monkeypatch)
             return found
 
     late = Late(4, move=WALK, schedule=SCHEDULE, tune=False)
-    exact = SEEN / (1 + NOISE) + np.sqrt(NOISE / (1 + NOISE)) * RNG.normal(size=600)
-    found = log_evidence_bounds(late, GAUSSIAN, exact, num_repeats=600)
+    found = log_evidence_bounds(late, GAUSSIAN, POSTERIOR, num_repeats=600)
     assert abs(ratios(found, GAUSSIAN_LOG_Z)[1]) > LIMIT
 
 
