@@ -118,6 +118,11 @@ class Energy(eqx.Module):
     def refuse(self, capability: str) -> str:
         """Why ``capability`` is not in `offers`, and what to write instead."""
         message = f"{type(self).__name__} has no {capability!r}; it offers {sorted(self.offers)}"
+        if capability == "gradient" and "log_density" in self.offers:
+            message += (
+                f". Its positions are discrete, {describe(self.template)}: use a sampler of such, "
+                "as samplers.Gibbs and samplers.SequenceMetropolis are, or floating positions"
+            )
         if capability == "proximal_map":
             message += ". Write ppl.composite(smooth, regularizer) with, say, samplers.L1(1.0)"
         return message

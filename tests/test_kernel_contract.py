@@ -345,6 +345,34 @@ def test_a_bad_number_is_refused_by_name(name, field):
             make(name, **{field: value})
 
 
+@pytest.mark.parametrize(
+    "name", [name for name, cls in CLASSES.items() if "step_size" in {f.name for f in fields(cls)}]
+)
+def test_a_step_size_of_zero_is_refused(name):
+    with pytest.raises(ValueError, match=r"^step_size must be a positive number; got 0"):
+        make(name, step_size=0.0)
+
+
+DISCRETE = {"Gibbs", "SequenceMetropolis", "WalkJumpGibbs"}  # what they are for
+
+
+@pytest.mark.parametrize("name", [name for name in of_kind(MarkovKernel) if name not in DISCRETE])
+def test_a_discrete_target_is_refused_by_a_continuous_kernel_before_anything_runs(name):
+    target = ppl.from_log_density(lambda x: -1.0 * jnp.sum(x**2), jnp.zeros(3, jnp.int32))
+    with pytest.raises(ppl.TargetError) as refused:
+        ppl.sample(make(name), target, progress=False)
+    assert str(refused.value).startswith(name)
+    if "gradient" in CLASSES[name].needs:
+        assert "positions are discrete, {x: int32[3]}" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", sorted(DISCRETE))
+def test_a_continuous_target_is_refused_by_a_discrete_kernel(name):
+    target = ppl.from_log_density(lambda x: -jnp.sum(x**2), jnp.zeros(3))
+    with pytest.raises(ppl.TargetError, match=rf"^{name} "):
+        ppl.sample(make(name), target, progress=False)
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_an_unknown_option_is_an_error(name):
     with pytest.raises(TypeError, match="num_leapfrogs"):
