@@ -60,7 +60,7 @@ class MALA(MarkovKernel):
         The h above, in squared units of the metric; where warm-up starts from.
     metric
         The A above: `Identity`, `Diagonal`, `Dense` or `LowRank` of `samplers.mcmc.metrics`. None:
-        dense up to 250 dimensions, low rank beyond. Tuned in warm-up.
+        dense up to 200 dimensions, low rank beyond. Tuned in warm-up.
     target_acceptance
         Mean acceptance rate that warm-up tunes the step size to.
 

@@ -65,7 +65,7 @@ class AdjustedMCLMC(MarkovKernel):
         from. None: ``d^(-1/4)``.
     metric
         `Identity`, `Diagonal`, `Dense` or `LowRank` of `samplers.mcmc.metrics`. None: dense up
-        to 250 dimensions, low rank beyond. Tuned in warm-up.
+        to 200 dimensions, low rank beyond. Tuned in warm-up.
     trajectory_length
         Mean length of a trajectory, in the same units as the step.
     max_num_steps

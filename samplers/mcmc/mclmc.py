@@ -78,7 +78,7 @@ class MCLMC(MarkovKernel):
         The L above, in the same units.
     metric
         `Identity`, `Diagonal`, `Dense` or `LowRank` of `samplers.mcmc.metrics`. None: dense up
-        to 250 dimensions, low rank beyond. Tuned in warm-up.
+        to 200 dimensions, low rank beyond. Tuned in warm-up.
     energy_error
         Variance of the energy error of a step, per dimension, that warm-up tunes the step size
         to: the smaller, the less bias.
