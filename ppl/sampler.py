@@ -54,7 +54,10 @@ class Sampler(eqx.Module):
 
 def load_sampler[S: Sampler](path: str | Path, like: S) -> S:
     """Read what ``sampler.save(path)`` wrote, into the structure of ``like``."""
-    return eqx.tree_deserialise_leaves(path, like)
+    # Equinox takes templates for arrays to be read, though it writes none of them.
+    is_template = lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)
+    templates, rest = eqx.partition(like, is_template)
+    return eqx.combine(eqx.tree_deserialise_leaves(path, rest), templates)
 
 
 class WarmUp(eqx.Module):
@@ -261,6 +264,15 @@ class LearnedSampler(Sampler):
     ) -> tuple[Position, Float[Array, " n"] | None]:
         """``n`` positions and log-weights from the trained state."""
 
+    def prior(self, state: Any) -> Any:
+        """The law that was learned, as a target, where there is one."""
+        raise AttributeError(f"{type(self).__name__} learns no law that is a target of its own")
+
+    def untrained(self, target: Energy) -> "Trained":
+        """What ``draws.sampler`` is like before training: `load_sampler` reads into it."""
+        sampler: Any = self.resolve(target)
+        return Trained(sampler, eqx.filter_jit(sampler.init)(jax.random.key(0), target))
+
     def notes(self, history: dict[str, np.ndarray]) -> list[str]:
         """What a reader of the results should hear about one run, once it is over.
 
@@ -289,6 +301,11 @@ class Trained(DirectSampler):
     def exactness(self) -> Exactness:  # pyright: ignore[reportIncompatibleVariableOverride]
         """That of the sampler it came from."""
         return self.sampler.exactness
+
+    @property
+    def prior(self) -> Any:
+        """The law that was learned: a `samplers.DiffusionPrior`, where it was trained on data."""
+        return self.sampler.prior(self.state)
 
     @property
     def weights_estimate_evidence(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

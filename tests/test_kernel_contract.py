@@ -39,6 +39,7 @@ TUNED = {"GibbsianPolarSlice": "width"}  # by another field than a step size
 # These need more of a target than a density; their own tests give it.
 OTHER_TARGETS = {
     "DataLangevin",
+    "DenoisingDiffusion",
     "EllipticalSlice",
     "Gibbs",
     "ParallelTempering",
