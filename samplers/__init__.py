@@ -516,6 +516,7 @@ _PARTS = {
     "Hyperbolic": "samplers.langevin.mirror_maps",
     "LogBarrier": "samplers.langevin.mirror_maps",
     "DiffusionPrior": "samplers.diffusion.prior",
+    "digits_prior": "samplers.diffusion.pretrained",
     "EDM": "samplers.diffusion.paths",
     "MeanReverting": "samplers.diffusion.paths",
     "PFGM": "samplers.diffusion.paths",

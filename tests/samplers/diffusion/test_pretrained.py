@@ -1,0 +1,83 @@
+"""The prior of digits that ships is small, loads without pickle, and draws digits."""
+
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+import ppl
+import samplers
+from samplers.diffusion import pretrained
+
+ROOT = Path(__file__).parents[3]
+FILE = Path(pretrained.__file__).parent / "data" / "digits.npz"
+
+
+@pytest.fixture(scope="module")
+def script():
+    sys.path.insert(0, str(ROOT / "docs"))
+    import train_digits_prior
+
+    yield train_digits_prior
+    sys.path.remove(str(ROOT / "docs"))
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return samplers.digits_prior()
+
+
+def test_the_file_is_small_and_holds_no_pickle():
+    assert FILE.stat().st_size < 1_000_000
+    table = np.load(FILE, allow_pickle=False)
+    assert all(np.isfinite(table[name]).all() for name in table.files)
+
+
+def test_held_out_digits_are_denoised_far_better_than_by_a_gaussian(prior, script):
+    """The least that linear shrinkage of each pixel leaves, at three levels of noise."""
+    (train, _), (held_out, _) = script.digits()
+    for sigma, share in ((0.2, 0.8), (0.5, 0.6), (1.0, 0.6)):
+        noise = np.random.default_rng(0).normal(size=held_out.shape)
+        noisy = jnp.asarray(held_out + sigma * noise, jnp.float32)
+        found = jax.jit(jax.vmap(lambda y, s=sigma: prior.denoise(y, s)))(noisy)
+        mean, variance = train.mean(0), train.var(0)
+        linear = mean + variance / (variance + sigma**2) * (noisy - mean)
+        error, other = (np.mean((x - held_out) ** 2) for x in (found, linear))
+        assert error < share * other
+        shuffled = np.random.default_rng(1).permutation(held_out.ravel()).reshape(held_out.shape)
+        lost = jax.jit(jax.vmap(prior.denoise, (0, None)))(shuffled + sigma * noise, sigma)
+        assert np.mean((lost - shuffled) ** 2) > error  # and scrambled images are not
+
+
+def test_draws_are_grey_values_of_an_image(prior):
+    solver = samplers.DiffusionSampler(samplers.DPMSolverPP(order=2), num_steps=25)
+    draws = np.asarray(solver.on(prior.path).draw(random.key(0), prior, 32)[0])
+    assert draws.shape == (32, 8, 8)
+    assert np.mean(np.abs(draws) < 1.2) > 0.98
+    assert draws[:, :, 0].mean() < -0.95  # the left edge is empty
+
+
+def test_other_weights_are_refused(prior):
+    with pytest.raises(ValueError, match=r"weights have the shapes .*; this network has"):
+        pretrained.filled(pretrained._digits_denoiser(), [jnp.zeros(3)])
+    assert not eqx.tree_equal(prior.denoiser.mean, jnp.zeros((8, 8)))
+
+
+@pytest.mark.slow  # 30 seconds
+def test_draws_are_digits_as_often_as_they_should_be_and_not_those_of_the_data(prior, script):
+    solver = samplers.DiffusionSampler(samplers.DPMSolverPP(order=2), num_steps=25)
+    draws = ppl.sample(solver, prior, num_samples=1024, progress=False)
+    found = script.judge(np.asarray(draws["x"][0]))
+    assert found["largest score of a label"] < 4.9
+    assert found["energy distance over floor"] < 1.5
+    near, held_out = found["nearest of the data"], found["that of held-out digits"]
+    np.testing.assert_allclose(near, held_out, rtol=0.15)
+    assert near[0] > 0.95 * held_out[0]  # not memorised
+    # A classifier that was trained to its end; the other is less sure, of held-out digits as well.
+    assert found["surer than 0.9"][1] > 0.9
+    assert np.all(np.subtract(found["of held-out digits"], found["surer than 0.9"]) < 0.08)
