@@ -21,7 +21,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import random
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from ppl.energy import LogDensity, from_log_density
 from ppl.sampler import positive
@@ -53,7 +53,7 @@ class Deconvolution(eqx.Module):
         """Lipschitz constant of the gradient of the likelihood."""
         return float(jnp.max(jnp.abs(self.transfer)) ** 2 / self.noise_sd**2)
 
-    def decibels(self, image: Float[Array, "n m"]) -> float:
+    def decibels(self, image: Float[ArrayLike, "n m"]) -> float:
         """Peak signal-to-noise ratio of an image between 0 and 1, against the truth."""
         return float(-10 * np.log10(np.mean((np.asarray(image) - np.asarray(self.truth)) ** 2)))
 
