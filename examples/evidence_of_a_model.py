@@ -90,6 +90,15 @@ exact = ppl.sample(
 print(f"mean rate of exact draws: {exact['x'].mean():.4f}; known: {(SHAPE + s) / (RATE + n):.4f}")
 
 # %%
+# Where the likelihood has a known maximum, here at the mean of the counts, exact draws can be had
+# from the prior: each is kept with the probability that its likelihood is of the largest.
+
+bound = float(dist.Poisson(deaths.mean()).log_prob(deaths).sum())
+kept = ppl.sample(samplers.RejectionSampling(bound), target, progress=False)
+print(f"mean rate of what is kept: {kept['rate'].mean():.4f}; {kept.num_evaluations[0]} proposals")
+print(f"log evidence: {kept.log_evidence.value:.4f} +- {kept.log_evidence.std_error:.4f}")
+
+# %%
 # A second model: corps-years differ in their rates, by a gamma law whose spread is unknown. The
 # Bayes factor takes both models and any sampler that knows the evidence.
 

@@ -96,6 +96,8 @@ def run_particles(
         collected.append(sampler.collect(key, target, mine, steps))
         errors.append(sampler.log_evidence_error(steps))
     positions, log_weights, log_evidence = zip(*collected, strict=True)
+    if log_weights[0] is not None:
+        positions, log_weights = _of_one_length(positions, log_weights)
     history = {n: np.swapaxes(x, 0, 1) for n, x in loop.history().items() if n != "arrived"}
     return Drawn(
         jax.tree.map(lambda *x: np.stack([np.asarray(a) for a in x]), *positions),
@@ -108,6 +110,25 @@ def run_particles(
         list(dict.fromkeys(notes)),
         errors,
     )
+
+
+def _of_one_length(positions: Any, log_weights: Any) -> tuple[Any, Any]:
+    """Runs may leave different numbers of draws: the short ones get copies without weight."""
+    longest = max(map(len, log_weights))
+
+    def pad(x: Any, n: int) -> np.ndarray:
+        x = np.asarray(x)
+        return np.concatenate([x, np.repeat(x[-1:], longest - n, axis=0)])
+
+    sizes = [len(w) for w in log_weights]
+    positions = [
+        jax.tree.map(lambda x: pad(x, n), one)  # noqa: B023
+        for one, n in zip(positions, sizes, strict=True)
+    ]
+    log_weights = [pad(w, n) for w, n in zip(log_weights, sizes, strict=True)]
+    for one, n in zip(log_weights, sizes, strict=True):
+        one[n:] = -np.inf
+    return positions, log_weights
 
 
 # Learned --------------------------------------------------------------------------------------
