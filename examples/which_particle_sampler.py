@@ -63,8 +63,8 @@ target = ppl.from_numpyro(line, jnp.asarray(score), jnp.asarray(x))
 # %%
 # Tempered SMC moves particles until they have forgotten where they were, and keeps where they end.
 # Waste-free SMC keeps the way as well: more particles for the same moves, as long as there is one
-# mode. AIS copies no particle, and needs a long path. Nested sampling knows no temperatures: it peels
-# off the prior, and needs no gradient.
+# mode. AIS copies no particle, and needs a long path. Nested sampling knows no temperatures: it
+# peels off the prior, and needs no gradient.
 
 size = 512 if smoke else 4096
 runs = {

@@ -110,8 +110,8 @@ class NestedSampling(ParticleSampler):
     --------------------------
     Directions come from a covariance that is estimated in units of its scales, with a little of the
     identity: badly scaled parameters in single precision do not break it. The weights are those
-    of [3], which are unbiased, in place of the trapezoidal ones. BlackJAX recommends ``2 d`` slices:
-    on a Gaussian in eight dimensions log Z then varied by 1.5 times its error and was low.
+    of [3], which are unbiased, in place of the trapezoidal ones. BlackJAX recommends ``2 d``
+    slices: on a Gaussian in eight dimensions log Z then varied by 1.5 times its error and was low.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"log_density"})
