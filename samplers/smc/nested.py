@@ -86,7 +86,7 @@ class NestedSampling(ParticleSampler):
     num_delete
         Points that die and are replaced together. None: a tenth.
     num_slices
-        Slice moves for a new point. None: ``6 d``, at least 60; with too few log Z varies more
+        Slice moves for a new point. None: ``5 d``, at least 10; with too few log Z varies more
         than its error says.
     remaining
         Share of the evidence left in the live points, at which the run ends. They are counted.
@@ -237,9 +237,8 @@ class NestedSampling(ParticleSampler):
         return max(1, self.num_live // 10) if self.num_delete is None else self.num_delete
 
     def _num_slices(self, target: Energy) -> int:
-        return (
-            max(5, 2 * dimension(target.template)) if self.num_slices is None else self.num_slices
-        )
+        default = max(10, 5 * dimension(target.template))
+        return default if self.num_slices is None else self.num_slices
 
 
 # The meeting with BlackJAX ----------------------------------------------------------------------
