@@ -37,9 +37,9 @@ import optax
 from jax import random
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from ppl.energy import Energy, Position, TargetError, describe
+from ppl.energy import Energy, Position, TargetError, as_template, describe
 from ppl.sampler import (
     Exactness,
     LearnedSampler,
@@ -121,6 +121,9 @@ class DenoisingDiffusion(LearnedSampler):
         A class for each row of the data, 0, 1, ..: the prior then has conditions.
     unlabeled
         Share of the rows that are shown without their label, for the law of all classes [5].
+    noise
+        The noise of each row, a position each, as `samplers.diffusion.reflow.couple` returns it; by
+        default it is drawn anew, whatever the row.
     solver
         How the prior draws.
 
@@ -152,6 +155,7 @@ class DenoisingDiffusion(LearnedSampler):
     perturbation: Float[Array, ""] = nonnegative("perturbation", default=0.0)
     labels: Int[Array, " n"] | None = eqx.field(default=None, converter=_labels)
     unlabeled: Float[Array, ""] = fraction("unlabeled", default=0.2)
+    noise: PyTree | None = None
     solver: DiffusionSampler = eqx.field(default_factory=DiffusionSampler)
     blank: DiffusionPrior | None = None
 
@@ -171,6 +175,14 @@ class DenoisingDiffusion(LearnedSampler):
                     f"labels are one class a row, 0, 1, ..; got {labels.shape} from {labels.min()} "
                     f"on for {target.num_data} rows"
                 )
+
+        if self.noise is not None and describe(as_template(self.noise)) != describe(
+            as_template(target.rows)
+        ):
+            raise TargetError(
+                f"noise is one position for each row, {describe(as_template(target.rows))}; got "
+                f"{describe(as_template(self.noise))}"
+            )
 
     def resolve(self, target: Any) -> "DenoisingDiffusion":
         # The path is concrete here, so that tables are exact; the denoiser comes with the state.
@@ -255,7 +267,11 @@ class DenoisingDiffusion(LearnedSampler):
         if self.labels is not None:
             shown = random.bernoulli(key_labels, 1 - self.unlabeled, (self.num_rows,))
             labels = jnp.where(shown, self.labels[rows], -1)
-        return x, t, self._blank.noise(key_noise, 2 * self.num_rows), labels
+        noise = self._blank.noise(key_noise, 2 * self.num_rows)
+        if self.noise is not None:
+            paired = jax.vmap(self._blank.flat)(jax.tree.map(lambda z: z[rows], self.noise))
+            noise = jnp.concatenate([paired, noise[self.num_rows :]])
+        return x, t, noise, labels
 
     def loss(
         self, denoiser: Any, x0: Array, t: Array, noise: Array, labels: Any, sd: Float[Array, ""]
