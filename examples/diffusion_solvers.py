@@ -37,8 +37,15 @@ print("evaluations of the denoiser a draw:", draws.num_evaluations[1] // num_sam
 # %%
 # The same noise always: deterministic solvers then differ from a fine solution by their own error.
 
-solvers = {"DDIM": samplers.DDIM()}
-budgets = [5, 10, 20, 50]
+solvers = {
+    "DDIM": samplers.DDIM(),
+    "DPM-Solver++ 2M": samplers.DPMSolverPP(),
+    "DEIS": samplers.DEIS(order=3),
+    "iPNDM": samplers.IPNDM(),
+    "UniPC-3": samplers.UniPC(),
+    "Heun": samplers.Heun(),
+}
+budgets = [6, 10, 20, 50]
 
 
 def solve(solver, evaluations):
@@ -48,7 +55,7 @@ def solve(solver, evaluations):
     return np.asarray(sampler.on(prior.path).draw(jax.random.key(0), prior, 256)[0])
 
 
-truth = solve(samplers.DDIM(), 2000)
+truth = solve(samplers.UniPC(), 500)
 errors = {
     name: [np.sqrt(np.mean((solve(solver, n) - truth) ** 2)) for n in budgets]
     for name, solver in solvers.items()
@@ -68,6 +75,11 @@ Path("out").mkdir(exist_ok=True)
 figure.savefig("out/diffusion_solvers.svg")
 
 # %%
-# With ten times the evaluations, the error of a first-order solver falls about tenfold.
+# At every budget a multistep solver is ahead, by more the larger the budget: a
+# first-order solver needs ten times the evaluations for a tenth of the error. Heun's method costs
+# two evaluations a step, which few steps cannot afford.
 
-print(f"DDIM, error with 5 over error with 50: {errors['DDIM'][0] / errors['DDIM'][-1]:.1f}")
+for name, error in errors.items():
+    print(f"{name:16s}", *(f"{value:8.1e}" for value in error))
+ratio = errors["DDIM"][-1] / errors["UniPC-3"][-1]
+print(f"with 50 evaluations DDIM is {ratio:.0f} times as far off as UniPC-3; expected: above 10")

@@ -507,6 +507,10 @@ _SOLVERS = (
            "2 at most", "1 a step", "none", "GHVB()"),
     Solver("AcceleratedDDIM", "Accelerated DDIM", _IN + "accelerated", "arXiv:2403.03852",
            "2", "2 a step, but for the first", "none", "AcceleratedDDIM()"),
+    Solver("EDICT", "Exact diffusion inversion via coupled transformations", _IN + "edict",
+           "arXiv:2211.12446", "1", "2 a step", "none", "EDICT()"),
+    Solver("BDIA", "Bi-directional integration approximation", _IN + "bdia", "arXiv:2307.10829",
+           "2", "1 a step", "none", "BDIA()"),
 )  # fmt: skip
 
 _ALIASES = {
@@ -537,6 +541,8 @@ _PARTS = {
     "LogBarrier": "samplers.langevin.mirror_maps",
     "DiffusionPrior": "samplers.diffusion.prior",
     "digits_prior": "samplers.diffusion.pretrained",
+    "Inversion": "samplers.diffusion.inversion",
+    "ProbabilityFlow": "samplers.diffusion.density",
     "EDM": "samplers.diffusion.paths",
     "MeanReverting": "samplers.diffusion.paths",
     "PFGM": "samplers.diffusion.paths",
@@ -556,6 +562,11 @@ _PARTS = {
     "MinSNR": "samplers.diffusion.losses",
     "Preconditioned": "samplers.diffusion.losses",
     "UniformTime": "samplers.diffusion.losses",
+    "DualFast": "samplers.diffusion.rules",
+    "HallucinationFilter": "samplers.diffusion.rules",
+    "NoiseScaling": "samplers.diffusion.rules",
+    "Thresholding": "samplers.diffusion.rules",
+    "TimeShift": "samplers.diffusion.rules",
     "Arctan": "samplers.diffusion.schedules",
     "BetaSchedule": "samplers.diffusion.schedules",
     "EDMSchedule": "samplers.diffusion.schedules",

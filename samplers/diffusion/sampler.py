@@ -21,17 +21,19 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jax import random
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ppl.energy import Energy, Position, TargetError
-from ppl.sampler import DirectSampler, Exactness, size
+from ppl.sampler import DirectSampler, Exactness, positive, size
 from samplers.diffusion.integrate import integrate
 from samplers.diffusion.paths import NoisePath
+from samplers.diffusion.picard import picard
 from samplers.diffusion.prior import DiffusionPrior
 from samplers.diffusion.rules import Plain, Rule
 from samplers.diffusion.schedules import EDMSchedule
-from samplers.diffusion.solvers.ddim import DDIM
+from samplers.diffusion.solvers.dpm_pp import DPMSolverPP
 from samplers.diffusion.tables import Table
 
 
@@ -67,6 +69,11 @@ class DiffusionSampler(DirectSampler):
         What is done to each denoised value: see `samplers.diffusion.rules`.
     denoise_last
         Whether the last step is to no noise at all, its result the denoised value itself.
+    window
+        Rows that run at the same time, by Picard iteration (see `samplers.diffusion.picard`); None:
+        one after the other.
+    tolerance
+        Of that iteration, in units of the noise of a level.
     remat
         Recompute instead of remembering when a gradient is taken through a draw.
 
@@ -81,11 +88,13 @@ class DiffusionSampler(DirectSampler):
     needs: ClassVar[frozenset[str]] = frozenset({"denoise"})
     exactness: ClassVar[Exactness] = "biased"
 
-    solver: Silent = eqx.field(static=True, converter=Silent, default_factory=DDIM)
+    solver: Silent = eqx.field(static=True, converter=Silent, default_factory=DPMSolverPP)
     schedule: Silent = eqx.field(static=True, converter=Silent, default_factory=EDMSchedule)
-    num_steps: int = size("num_steps", default=50)
+    num_steps: int = size("num_steps", default=32)
     rule: Rule = eqx.field(default_factory=Plain)
     denoise_last: bool = eqx.field(static=True, default=True)
+    window: int | None = eqx.field(static=True, default=None)
+    tolerance: Float[Array, ""] = positive("tolerance", default=1e-4)
     remat: bool = eqx.field(static=True, default=False)
     table: Table | None = None
 
@@ -118,11 +127,17 @@ class DiffusionSampler(DirectSampler):
         key_start, key_steps = random.split(rng_key)
         grid, rows = self.table
         noise = target.noise(key_start, n)
-        x = jax.numpy.asarray(grid.sigma[0], noise.dtype) * noise
-        state, _, _ = integrate(
-            key_steps, target.denoised, x, rows, rule=self.rule, remat=self.remat
-        )
-        y = target.center + state.x / jax.numpy.asarray(grid.alpha[-1], noise.dtype)
+        x = jnp.asarray(grid.sigma[0], noise.dtype) * noise
+        if self.window is None:
+            state, _, _ = integrate(
+                key_steps, target.denoised, x, rows, rule=self.rule, remat=self.remat
+            )
+        else:
+            state, _ = picard(
+                key_steps, target.denoised, x, rows,
+                window=self.window, tolerance=self.tolerance, rule=self.rule,
+            )  # fmt: skip
+        y = target.center + state.x / jnp.asarray(grid.alpha[-1], noise.dtype)
         return jax.vmap(target.position)(y), None
 
     def evaluations(self, n: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from samplers.diffusion.solvers.solver import Solver
+from samplers.diffusion.solvers.solver import Solver, preserving
 from samplers.diffusion.tables import Grid, Writer, noises
 
 
@@ -38,9 +38,8 @@ class AcceleratedDDIM(Solver):
         return False
 
     def write(self, writer: Writer, grid: Grid) -> None:
-        alpha = 1 / np.sqrt(1 + grid.kappa**2)
+        alpha, scale = preserving(grid)
         sigma = grid.kappa * alpha
-        scale = grid.alpha / alpha  # from variance-preserving coordinates to the path's
         a = (alpha[:-1] / alpha[1:]) ** 2
 
         def score(i: int) -> tuple[float, float]:

@@ -3,6 +3,8 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
+
 from samplers.diffusion.paths import Level, NoisePath
 from samplers.diffusion.schedules import Schedule, grid
 from samplers.diffusion.tables import Grid, Table, Writer, check
@@ -71,6 +73,12 @@ def final_order(order: int, i: int, num_steps: int, lower: bool | None) -> int: 
     """Order of step i: what the history allows, and less toward the end of a short run."""
     lower = num_steps < SHORT if lower is None else lower
     return min(order, i + 1, num_steps - i) if lower else min(order, i + 1)
+
+
+def preserving(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Alpha of the grid in variance-preserving coordinates, and the scale from these to x."""
+    alpha = 1 / np.sqrt(1 + grid.kappa**2)
+    return alpha, grid.alpha / alpha
 
 
 def one_of(name: str, value: object, known: tuple[int, ...]) -> None:

@@ -82,6 +82,7 @@ ODE = {
     "GHVB-2.8": (s.GHVB(3, 0.8), 2.24, 1.9e-4),
     "Heun": (s.Heun(), 2.03, 1.9e-3),
     "DPM-2": (s.DPM2(), 1.95, 1.3e-3),
+    "BDIA": (s.BDIA(), 1.99, 3.6e-4),
     "accelerated DDIM": (s.AcceleratedDDIM(), 1.65, 1.0e-2),
 }
 
@@ -105,6 +106,12 @@ def test_the_order_of_polynomials_in_the_path_s_time(x64):
 def test_the_second_score_makes_the_accelerated_sampler_one_of_order_two(x64):
     coarse, fine = (errors_at(s.AcceleratedDDIM(), n) for n in (256, 512))
     assert coarse / fine == pytest.approx(4, abs=0.6)
+
+
+def test_edict_has_the_order_of_ddim(x64):
+    coarse, fine = (errors_at(s.EDICT(), n) for n in (256, 512))
+    assert fine == pytest.approx(3.4e-3, rel=0.05)
+    assert coarse / fine == pytest.approx(2, abs=0.3)
 
 
 def errors_at(solver, evaluations):
@@ -160,6 +167,15 @@ def test_the_weak_order_of_a_stochastic_solver_and_its_exact_mean(name):
     runs = np.array([variance_error(solver, n) for n in COUNTS])
     assert slope(runs[:, 0], COUNTS) == pytest.approx(order, abs=0.3)
     assert np.all(runs[:, 1] < 1e-12)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [s.SASolver(), s.DPMSolverPP(2, tau=1.0), s.ERSDE(), s.Heun(churn=5.0)],
+    ids=lambda solver: type(solver).__name__,
+)
+def test_twenty_steps_with_noise_leave_less_error_than_a_hundred_of_ddpm(solver):
+    assert variance_error(solver, 20)[0] < variance_error(s.DDPM(), 100)[0]
 
 
 def test_the_midpoint_of_sde_2m_halves_the_error_of_adams():

@@ -1,0 +1,88 @@
+"""Draws of a diffusion prior have its law, by every kind of solver, and compile once."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+import ppl
+import samplers as s
+import toy_mixture
+from ppl.diagnostics.sliced_wasserstein import sliced_wasserstein
+from samplers.diffusion.sampler import DiffusionSampler
+
+N = 8000
+EXACT = toy_mixture.sample(np.random.default_rng(1), N)
+
+
+def prior(path=None):
+    return s.DiffusionPrior(path or s.EDM(t_max=20.0), toy_mixture.denoise, jnp.zeros(2))
+
+
+def distance(solver, num_steps, **options):
+    sampler = DiffusionSampler(solver, num_steps=num_steps, **options).on(prior().path)
+    draws = np.asarray(sampler.draw(random.key(0), prior(), N)[0], np.float64)
+    return sliced_wasserstein(draws, EXACT, num_projections=32, p=1)
+
+
+STOCHASTIC = {
+    "SA-Solver": s.SASolver(),
+    "SDE-2M": s.DPMSolverPP(2, tau=1.0),
+    "ER-SDE": s.ERSDE(),
+    "Heun with churn": s.Heun(churn=5.0),
+    "Restart": s.Restart(),
+}
+
+
+def test_stochastic_solvers_in_20_steps_are_no_worse_than_ddpm_in_100():
+    """Sliced Wasserstein distance to exact draws; the floor is that of other exact draws."""
+    others = toy_mixture.sample(np.random.default_rng(2), N)
+    floor = sliced_wasserstein(others, EXACT, num_projections=32, p=1)
+    ddpm = distance(s.DDPM(), 100)
+    found = {name: distance(solver, 20) for name, solver in STOCHASTIC.items()}
+    assert all(value < ddpm + 2 * floor for value in found.values()), (found, ddpm, floor)
+    assert distance(s.DDPM(), 20) > ddpm + 2 * floor
+
+
+def test_a_new_schedule_and_a_new_solver_of_one_shape_compile_nothing(compilations):
+    target = prior()
+    draw = lambda sampler: ppl.sample(sampler, target, num_samples=100, progress=False)
+    draw(DiffusionSampler(s.DDIM(), num_steps=10))
+    with compilations() as count:
+        draw(DiffusionSampler(s.DDIM(), s.LogSNRUniform(), num_steps=10))
+        draw(DiffusionSampler(s.DPMSolverPP(1), s.Arctan(), num_steps=10))
+    assert "_draw" not in count.compiled
+
+
+def test_evaluations_are_counted():
+    draws = ppl.sample(
+        DiffusionSampler(s.Heun(), num_steps=10), prior(), num_samples=10, progress=False
+    )
+    assert draws.num_evaluations[1] == 1024 * 19
+
+
+def test_a_stochastic_solver_is_refused_where_noises_do_not_add_up():
+    with pytest.raises(ValueError, match="the noises of two levels of PFGM do not add up"):
+        DiffusionSampler(s.DDPM()).on(s.PFGM())
+    DiffusionSampler(s.DPMSolverPP()).on(s.PFGM())
+
+
+def test_student_noise_leads_back_to_the_data():
+    """The denoiser of two points under the noise of PFGM++, in closed form."""
+    points, degrees = jnp.array([[1.0, 0.0], [-1.0, 0.5]]), 4.0
+
+    def denoiser(y, sigma):
+        squares = jnp.sum((y - points) ** 2, axis=1)
+        log_parts = -(2 + degrees) / 2 * jnp.log1p(squares / (degrees * sigma**2))
+        weights = jnp.exp(log_parts - jnp.max(log_parts))
+        return weights @ points / weights.sum()
+
+    def share(path):
+        target = s.DiffusionPrior(path, denoiser, jnp.zeros(2))
+        sampler = DiffusionSampler(s.Heun(), num_steps=40).on(path)
+        draws = np.asarray(sampler.draw(random.key(0), target, 4000)[0])
+        nearest = np.argmin(np.sum((draws[:, None] - points) ** 2, axis=2), axis=1)
+        assert np.max(np.abs(draws - points[nearest])) < 1e-2
+        return nearest.mean()
+
+    assert abs(share(s.PFGM(num_augmented=degrees)) - 0.5) < 4.9 * 0.5 / np.sqrt(4000)
