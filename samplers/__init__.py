@@ -567,6 +567,8 @@ _PARTS = {
     "NoiseScaling": "samplers.diffusion.rules",
     "Thresholding": "samplers.diffusion.rules",
     "TimeShift": "samplers.diffusion.rules",
+    "AlignYourSteps": "samplers.diffusion.fitted_schedules",
+    "GITS": "samplers.diffusion.fitted_schedules",
     "Arctan": "samplers.diffusion.schedules",
     "BetaSchedule": "samplers.diffusion.schedules",
     "EDMSchedule": "samplers.diffusion.schedules",

@@ -88,12 +88,20 @@ class GaussianMixture(Known):
         Each component pulls by its share of the position, and shrinks toward its mean:
         ``D = sum_k r_k (s_k^2 x + sigma^2 m_k) / (s_k^2 + sigma^2)``.
         """
-        x, variances = position, self.sds**2 + sigma**2
-        # |x - m|^2 is not expanded: in float32 the difference of large squares has no digits left.
-        squares = jnp.sum((x - self.means) ** 2, axis=1)
-        log_parts = self.log_shares - x.size / 2 * jnp.log(variances) - squares / (2 * variances)
-        shares = jax.nn.softmax(log_parts) / variances
-        return (shares @ self.sds**2) * x + sigma**2 * (shares @ self.means)
+        # One product with a matrix gives the logits, one the weighted sums. Relative to the mean
+        # of all, squares stay small; they lose digits beyond some thousand widths.
+        center = jnp.exp(self.log_shares) @ self.means
+        x, means, widths = position - center, self.means - center, self.sds**2
+        total = widths + sigma**2
+        features = jnp.append(x, x @ x)
+        slopes = jnp.concatenate([means, jnp.full_like(widths, -0.5)[:, None]], 1) / total[:, None]
+        heights = self.log_shares - x.size / 2 * jnp.log(total)
+        heights = heights - jnp.sum(means**2, axis=1) / (2 * total)
+        logits = jnp.matmul(slopes, features, precision="highest") + heights
+        shares = jnp.exp(logits - jnp.max(logits))
+        pulls = jnp.concatenate([means * (sigma**2 / total)[:, None], (widths / total)[:, None]], 1)
+        sums = jnp.matmul(shares, pulls, precision="highest") / jnp.sum(shares)
+        return center + sums[:-1] + sums[-1] * x
 
     def sample(self, rng_key: PRNGKeyArray, n: int) -> Float[Array, "n d"]:
         key_component, key_noise = random.split(rng_key)
