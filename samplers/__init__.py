@@ -563,7 +563,6 @@ _PARTS = {
     "Preconditioned": "samplers.diffusion.losses",
     "UniformTime": "samplers.diffusion.losses",
     "DualFast": "samplers.diffusion.rules",
-    "HallucinationFilter": "samplers.diffusion.rules",
     "NoiseScaling": "samplers.diffusion.rules",
     "Thresholding": "samplers.diffusion.rules",
     "TimeShift": "samplers.diffusion.rules",

@@ -4,8 +4,8 @@ Of M levels of a fine grid, ``num_levels`` are kept so that a sum over the jumps
 smallest there is.
 
 `GITS`: the cost of a jump from j to k is how far one step of Euler's method leads from a trajectory
-of a fine solver, on average over some points; each jump counts gamma times the one before, since fewer
-jumps are left to contract its error [1].
+of a fine solver, on average over some points; each jump counts gamma times the one before,
+since fewer jumps are left to contract its error [1].
 
 `AlignYourSteps`: the divergence between the path laws of the reverse diffusion and of its
 first-order discretization [2],

@@ -14,16 +14,14 @@ References
    steps", ICLR 2024, arXiv:2305.15583. Algorithm 3.
 .. [4] Yu et al., "DualFast: dual-speedup framework for fast sampling of diffusion models", 2025,
    arXiv:2506.13058.
-.. [5] Aithal et al., "Understanding hallucinations in diffusion models through mode
-   interpolation", NeurIPS 2024, arXiv:2406.09358. Section 5: the filter.
 """
 
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ppl.sampler import positive
 from samplers.diffusion.paths import NoisePath
@@ -130,41 +128,3 @@ class DualFast(Rule):
         c = self.strength * level.t / jnp.asarray(self.path.t_max, x.dtype)
         noise = (1 + c) * noise - c * first
         return (x - level.sigma * noise) / level.alpha, first
-
-
-class Wobble(NamedTuple):
-    """How many of the last denoised values were seen, their mean, and their squared spread."""
-
-    seen: Int[Array, ""]
-    mean: Array
-    squares: Array
-
-    @property
-    def variance(self) -> Array:
-        """Variance over the rows, mean over the entries of a point."""
-        entries = tuple(range(self.seen.ndim, self.squares.ndim))
-        return jnp.mean(self.squares, axis=entries) / jnp.maximum(self.seen, 1)
-
-
-class HallucinationFilter(Rule):
-    """Remember how much a denoised value changes over the last ``num_rows`` of ``total`` rows [5].
-
-    Points that end between modes, where there are no data, keep changing until late. The memory
-    that `integrate` returns has a ``variance`` for each point: reject the largest.
-    """
-
-    total: int = eqx.field(static=True)
-    num_rows: int = eqx.field(static=True, default=10)
-
-    def init(self, x: Array) -> Wobble:
-        return Wobble(jnp.zeros((), jnp.int32), jnp.zeros_like(x), jnp.zeros_like(x))
-
-    def __call__(self, denoiser: Any, x: Array, row: Any, carry: Any) -> tuple[Array, Wobble]:
-        denoised = denoiser(x, row.level)
-        counts = row.index >= self.total - self.num_rows
-        count = carry.seen + counts.astype(jnp.int32)
-        moved = denoised - carry.mean
-        mean = carry.mean + moved / jnp.maximum(count, 1).astype(x.dtype)
-        squares = carry.squares + moved * (denoised - mean)  # Welford's update
-        keep = lambda new, old: jnp.where(counts, new, old)
-        return denoised, Wobble(count, keep(mean, carry.mean), keep(squares, carry.squares))

@@ -65,18 +65,3 @@ def test_dual_fast_is_off_at_zero_and_no_help_to_an_exact_denoiser(x64):
     error = lambda x: np.sqrt(np.mean((x - toy_mixture.ends()) ** 2))
     fine, extrapolated = (run(rule, 64, s.UniPC(3))[0] for rule in (Plain(), s.DualFast(PATH, 0.3)))
     assert error(extrapolated) > 10 * error(fine)
-
-
-def test_the_filter_remembers_the_variance_of_the_last_rows(x64):
-    rows = s.DDIM().table(PATH, s.LogSNRUniform(), 20, denoise_last=False).rows
-    denoiser = lambda x, level: toy_mixture.denoise(x, level.sigma)
-    rule = s.HallucinationFilter(total=20, num_rows=6)
-    _, carry, (_, values) = integrate(
-        random.key(0), denoiser, jnp.asarray(toy_mixture.starts()), rows, rule=rule, trace=True
-    )
-    expected = np.var(np.asarray(values)[-6:], axis=0).mean(axis=1)
-    np.testing.assert_allclose(carry.variance, expected, rtol=1e-8)
-    # Points between modes change late: they are those of low density.
-    density = toy_mixture.log_density(toy_mixture.ends())
-    worst = np.argsort(expected)[-8:]
-    assert density[worst].mean() < density.mean()
