@@ -106,14 +106,14 @@ def without(tokens, letter):
 target = ppl.tilt(model, without, E, strength=3.0)
 
 # %%
-# Three ways to draw: from the model, with weights; steered by the mean reward that can be hoped
-# for (values); steered by twists.
+# Two ways to draw: from the model, with weights; and steered by twists. (Values, the mean rewards
+# that can be hoped for, are a third: ``samplers.TwistedSMC(objective="value")``.)
 
-learning = {"num_updates": 3 if SMOKE else 120, "num_rollouts": 128, "learning_rate": 5e-3}
 runs = {
     "model": samplers.TwistedSMC(num_updates=0),
-    "values": samplers.TwistedSMC(objective="value", **learning),
-    "twists": samplers.TwistedSMC(**learning),
+    "twists": samplers.TwistedSMC(
+        num_updates=3 if SMOKE else 120, num_rollouts=128, learning_rate=5e-3
+    ),
 }
 num_samples = 256 if SMOKE else 1024
 draws = {

@@ -14,7 +14,7 @@ from jax import random
 import ppl
 from agreement import t_limit, t_scores
 from ppl import weights
-from samplers.smc import twisted
+from samplers.smc import twisted, twisted_model
 from samplers.smc.twist_network import prefix_network, prefix_row, prefix_rows
 from samplers.smc.twisted import TwistedSMC
 
@@ -124,22 +124,22 @@ def upside_down(before, after):
 
 @pytest.mark.parametrize("mutant", [no_division, upside_down])
 def test_weights_without_the_twist_before_or_of_the_wrong_sign_are_caught(monkeypatch, mutant):
-    monkeypatch.setattr(twisted, "_step", mutant)
+    monkeypatch.setattr(twisted_model, "_step", mutant)
     assert z_score(fixed(POOR, num_particles=8), variant=mutant.__name__) > LIMIT
 
 
 def test_weights_without_the_proposal_are_caught(monkeypatch):
-    right = twisted.TwistedModel._proposal
+    right = twisted_model.TwistedModel._proposal
 
     def drawn_from_elsewhere(self, log_p, log_psi):
         return jax.nn.log_softmax(right(self, log_p, log_psi) / 2)
 
     # Right weights for another proposal are right.
-    monkeypatch.setattr(twisted.TwistedModel, "_proposal", drawn_from_elsewhere)
+    monkeypatch.setattr(twisted_model.TwistedModel, "_proposal", drawn_from_elsewhere)
     assert z_score(fixed(POOR, num_particles=8), variant="flat") < LIMIT
     # Those of the old proposal are not.
     monkeypatch.setattr(
-        twisted.TwistedModel, "_proposal", lambda self, log_p, log_psi: (log_p + log_psi) / 2
+        twisted_model.TwistedModel, "_proposal", lambda self, log_p, log_psi: (log_p + log_psi) / 2
     )
     assert z_score(fixed(POOR, num_particles=8), variant="unnormalised") > LIMIT
 
