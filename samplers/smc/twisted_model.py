@@ -1,4 +1,4 @@
-"""The Feynman-Kac model of a tilted sequence model: tokens are drawn one by one, steered by a twist.
+"""The Feynman-Kac model of a tilted sequence model: tokens drawn one by one, steered by a twist.
 
     q(s_t | s_<t)  ~  p(s_t | s_<t) psi_t(s_1..t)
     log G_t = log p(s_t | s_<t) - log q(s_t | s_<t) + log psi_t - log psi_{t-1},   psi_0 = 1
