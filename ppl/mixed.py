@@ -193,6 +193,13 @@ def from_numpyro_mixed(model: Any, /, *args: Any, **kwargs: Any) -> MixedProgram
             "is inside a scan), so its conditional cannot be summed. Truncate it to a Categorical, "
             "or integrate it by hand (Poisson and Gamma give dist.GammaPoisson)"
         )
+    if not _has_continuous(model, args, kwargs):
+        raise TargetError(
+            f"all latent sites of model {name} are discrete ({listed(found)}), and "
+            "from_numpyro_mixed needs a continuous one beside them. Their posterior is a table: "
+            "evaluate numpyro.infer.util.log_density at every configuration, or put a prior on "
+            "one of the model's constants"
+        )
     start = {site: jnp.zeros(shape, int) for site, (shape, _) in found.items()}
     supports = _supports(model, args, kwargs, tuple(found))
     given = from_numpyro(Given(model), start, *args, **kwargs).with_prior_factors(*found)
@@ -237,6 +244,13 @@ def _discrete_sites(model: Callable, args: tuple, kwargs: dict) -> dict[str, tup
 
     shapes_of_outputs(model, args, kwargs, look)
     return found
+
+
+def _has_continuous(model: Callable, args: tuple, kwargs: dict) -> bool:
+    return any(
+        site["type"] == "sample" and not site["is_observed"] and not _is_discrete_latent(site)
+        for site in _sites(model, args, kwargs, *_begun()).values()
+    )
 
 
 def _supports(model: Callable, args: tuple, kwargs: dict, names: tuple) -> dict[str, Array]:

@@ -281,6 +281,17 @@ def test_models_without_finite_discrete_sites_are_refused():
         ppl.from_numpyro_mixed(plain, 1.0)
 
 
+def test_a_model_whose_latent_sites_are_all_discrete_is_refused():
+    def coin(y):
+        side = numpyro.sample("side", dist.Bernoulli(0.5))
+        numpyro.sample("y", dist.Normal(1.0 * side, 1.0), obs=y)
+
+    with pytest.raises(
+        TargetError, match=r"all latent sites of model coin are discrete \('side'\)"
+    ):
+        ppl.from_numpyro_mixed(coin, 1.0)
+
+
 def test_the_density_is_the_joint_one_and_the_prior_can_be_drawn():
     z = jnp.array([0, 1, 1, 0, 1])
     position = {"weight": jnp.zeros(()), "z": z}
