@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from ppl.sampler import ParticleSampler as ParticleSampler
     from ppl.sampler import load_sampler as load_sampler
     from ppl.sequence import SequenceModel as SequenceModel
+    from ppl.state_space import StateSpaceModel as StateSpaceModel
+    from ppl.state_space_posterior import StateSpacePosterior as StateSpacePosterior
     from ppl.stopping import converged as converged
     from ppl.stopping import elapsed as elapsed
     from ppl.stopping import evaluations as evaluations
@@ -82,6 +84,8 @@ _HOMES = {
         "load_sampler",
     ),
     "ppl.sequence": ("SequenceModel",),
+    "ppl.state_space": ("StateSpaceModel",),
+    "ppl.state_space_posterior": ("StateSpacePosterior",),
     "ppl.stopping": ("converged", "elapsed", "evaluations"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

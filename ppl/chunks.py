@@ -129,14 +129,18 @@ class LearnedProgram(eqx.Module):
 def reported(info: Any) -> dict[str, Array]:
     """Fields of an info as they appear in ``draws.stats``; the evaluations are summed apart.
 
-    A field that is no array but a tuple of them is for warm-up alone.
+    A field that is a dict of arrays is reported entry by entry, as ``field.entry``; one that is a
+    tuple of them is for warm-up alone.
     """
     names = getattr(info, "_fields", None) or info.__dataclass_fields__
-    return {
-        name: getattr(info, name)
-        for name in names
-        if name != "num_evaluations" and eqx.is_array(getattr(info, name))
-    }
+    found = {}
+    for name in names:
+        value = getattr(info, name)
+        if isinstance(value, dict):
+            found |= {f"{name}.{entry}": x for entry, x in value.items()}
+        elif name != "num_evaluations" and eqx.is_array(value):
+            found[name] = value
+    return found
 
 
 def _where_arrays(condition: Bool[Array, ""], yes: Any, no: Any) -> Any:

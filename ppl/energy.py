@@ -74,6 +74,9 @@ class Energy(eqx.Module):
     ``log_normalizer``      the known log Z of ``log_density``
     ``proximal_map``        ``smooth`` and ``prox(position, step)`` (see `ppl.proximal`)
     ``denoise``             ``denoise(x, sigma)``: the mean given x, which carries noise
+    ``state_space``         ``state_space(position) -> (model, path)``, a `ppl.StateSpaceModel` and
+                            the part of the position that is its path, and ``with_path(position,
+                            path)``
     ``data``                a data set to learn from
     ======================  ====================================================================
     """
@@ -125,6 +128,8 @@ class Energy(eqx.Module):
             )
         if capability == "proximal_map":
             message += ". Write ppl.composite(smooth, regularizer) with, say, samplers.L1(1.0)"
+        if capability == "state_space":
+            message += ". Write ppl.StateSpaceModel(initial, transition, observation, data)"
         return message
 
     def _with_gradient(self, *names: str) -> frozenset[str]:

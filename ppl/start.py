@@ -1,5 +1,6 @@
 """Where chains start: positions, and what is said when there is no finite one."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -68,15 +69,22 @@ def finite(
 ) -> tuple[Bool[Array, " chain"], Float[Array, " chain"]]:
     """Which chains have a finite density (and gradient), and the densities."""
     if not with_gradient:
-        # A model that only ever sees some of its rows has the density of its prior alone.
-        whole = "log_density" in target.offers
-        density = jax.vmap(target.log_density if whole else target.log_prior)(positions)  # pyright: ignore[reportAttributeAccessIssue]
+        density = jax.vmap(_density(target))(positions)
         return jnp.isfinite(density), density
     density, gradient = jax.vmap(jax.value_and_grad(target.log_density))(positions)
     good = jnp.isfinite(density)
     for leaf in jax.tree.leaves(gradient):
         good &= jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
     return good, density
+
+
+def _density(target: Any) -> Callable[[Position], Array]:
+    """What must be finite. A model that only ever sees some of its rows has that of its prior.
+
+    The path of a simulator has none but that of its data.
+    """
+    names = ("log_density", "log_prior", "log_likelihood")
+    return getattr(target, next(name for name in names if name in target.offers))
 
 
 def _like(mask: Bool[Array, " chain"], leaf: Array) -> Bool[Array, "..."]:
@@ -131,9 +139,9 @@ def refuse_start(
     chain = int(np.argmin(good))
     position = jax.tree.map(lambda x: jnp.asarray(x)[chain], positions)
     density, gradient = (
-        jax.value_and_grad(target.log_density)(position)
+        jax.value_and_grad(_density(target))(position)
         if _floats(position)
-        else (target.log_density(position), {})
+        else (_density(target)(position), {})
     )
     lines = [
         f"the log-density is {float(density):g} at the start of chain {chain}"

@@ -50,6 +50,8 @@ OTHER_TARGETS = {
     "WalkJumpGibbs",
 }
 CLASSES = {row.name: getattr(samplers, row.name) for row in samplers.table()}
+STATE_SPACE = {name for name, cls in CLASSES.items() if "state_space" in cls.needs}
+OTHER_TARGETS |= STATE_SPACE
 
 
 def of_kind(kind: type) -> list[str]:
@@ -273,6 +275,15 @@ def model(y):
     numpyro.sample("y", dist.Normal(x + z.sum(), 1.0), obs=y)
 
 
+def walk(y):
+    return ppl.StateSpaceModel(
+        lambda: dist.Normal(jnp.zeros(2), 1.0),
+        lambda t, x: dist.Normal(x, 1.0),
+        lambda t, x: dist.Normal(x.sum(), 1.0),
+        y,
+    )
+
+
 def shapes(tree: Any) -> Any:
     return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
@@ -289,6 +300,7 @@ def shapes(tree: Any) -> Any:
 def test_a_step_keeps_the_state_of_a_population(name, double):
     with jax.enable_x64(double):
         target, key = ppl.from_numpyro(model, jnp.asarray(0.5)), random.key(0)
+        target = walk(jnp.zeros(3)) if name in STATE_SPACE else target
         sampler = make(name).resolve(target)
         state = jax.eval_shape(lambda key: sampler.init(key, target), key)
         after, info = jax.eval_shape(lambda key, s: sampler.step(key, target, s), key, state)

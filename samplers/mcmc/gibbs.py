@@ -44,6 +44,19 @@ class Conditional(Energy):
     def log_density(self, position: Position) -> Float[Array, ""]:
         return self.target.log_density(self.rest | position)
 
+    @property
+    def offers(self) -> frozenset[str]:
+        has_path = "state_space" in self.target.offers and "path" in self.template
+        return self._with_gradient("log_density", *(["state_space"] if has_path else []))
+
+    def state_space(self, position: Position) -> tuple[Any, Position]:
+        """The model of the path that is in this block, and the path."""
+        return self.target.state_space(self.rest | position)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def with_path(self, position: Position, path: Position) -> Position:
+        """The block with another path."""
+        return self.target.with_path(position, path)  # pyright: ignore[reportAttributeAccessIssue]
+
 
 def conditional(target: Energy, position: Position, names: tuple[str, ...]) -> Conditional:
     """The density of the sites ``names`` given the rest of a position."""

@@ -54,15 +54,15 @@ class WindowState(NamedTuple):
     window: Int[Array, ""]
     steps: Int[Array, ""]
     positions: Float[Array, "memory chain d"]
-    gradients: Float[Array, "memory chain d"]
+    gradients: Float[Array, "memory chain d"] | None
 
 
 class WindowWarmUp(WarmUp):
     """Tune ``kernel.step_size`` and ``kernel.metric``.
 
-    The kernel's states have a ``gradient``, which it watches; its infos have an
-    ``acceptance_rate``. A kernel with a field ``brief`` is told through it to keep trajectories
-    short, one with a field ``tuning`` that it is being tuned.
+    The kernel's states have a ``gradient``, which it watches, or none: then the draws alone give
+    the metric. Its infos have an ``acceptance_rate``. A kernel with a field ``brief`` is told
+    through it to keep trajectories short, one with a field ``tuning`` that it is being tuned.
 
     Parameters
     ----------
@@ -89,7 +89,8 @@ class WindowWarmUp(WarmUp):
     def init(
         self, rng_key: PRNGKeyArray, target: Energy, kernel: Any, states: Any
     ) -> tuple[Any, WindowState]:
-        positions, gradients = flatten(states.position), flatten(states.gradient)
+        positions = flatten(states.position)
+        gradients = flatten(states.gradient) if hasattr(states, "gradient") else None
         num_chains, dimension = positions.shape
         chains = min(num_chains, MOST_CHAINS)
         rows = max(512, 8 * dimension)
@@ -101,7 +102,8 @@ class WindowWarmUp(WarmUp):
         metric = where(kernel.metric.is_identity, metric, kernel.metric)
         started = _replace(kernel, kernel.step_size, metric, brief=True, tuning=True)
         zero = jnp.zeros((), jnp.int32)
-        return started, WindowState(self._averaging(kernel.step_size), zero, zero, empty, empty)
+        rings = (empty, None if gradients is None else empty)
+        return started, WindowState(self._averaging(kernel.step_size), zero, zero, *rings)
 
     def step(self, kernel: Any, adaptation: WindowState, infos: Any) -> tuple[Any, WindowState]:
         _, update, _ = _dual_averaging(self.target_acceptance)
@@ -164,15 +166,16 @@ _FLOATS = ("log_step_size", "log_step_size_avg", "avg_error", "mu")
 
 
 def start_scales(
-    positions: Float[Array, "chain d"], gradients: Float[Array, "chain d"]
+    positions: Float[Array, "chain d"], gradients: Float[Array, "chain d"] | None
 ) -> Float[Array, " d"]:
     """Diagonal metric from the starting points: ``sd(x) / rms(g)``, under a root.
 
     The expected gradient is zero, so that its mean square counts; a single chain, or chains that
-    start together, are taken to lie one unit from where they belong.
+    start together, are taken to lie one unit from where they belong; gradients that are not known
+    are taken to be one.
     """
     sd = jnp.std(positions, axis=0)
-    size = jnp.sqrt(jnp.mean(gradients**2, axis=0))
+    size = jnp.ones_like(sd) if gradients is None else jnp.sqrt(jnp.mean(gradients**2, axis=0))
     ratio = jnp.where(sd > 0, sd, 1.0) / jnp.where(size > 0, size, 1.0)
     return jnp.sqrt(jnp.clip(ratio, 1e-10, 1e10))
 
@@ -191,10 +194,11 @@ def remember(adaptation: WindowState, record: Record, count: Int[Array, ""]) -> 
         rows = jax.vmap(flatten)(jax.tree.map(lambda x: x[row, :chains], tree))
         return jnp.where((row >= 0)[:, None, None], rows.astype(ring.dtype), ring)
 
+    gradients = adaptation.gradients
     return adaptation._replace(
         steps=adaptation.steps + count,
         positions=write(adaptation.positions, record.position),
-        gradients=write(adaptation.gradients, record.watched),
+        gradients=None if gradients is None else write(gradients, record.watched),
     )
 
 
@@ -215,9 +219,10 @@ def estimate(metric: Metric, adaptation: WindowState) -> Metric:
         return centred.reshape(memory * chains, dimension) / jnp.sqrt(num_kept * chains)
 
     count = num_kept * chains
+    gradients = adaptation.gradients
     return metric.fit(
         deviations(adaptation.positions),
-        deviations(adaptation.gradients),
+        None if gradients is None else deviations(gradients),
         count.astype(adaptation.positions.dtype),
     )
 

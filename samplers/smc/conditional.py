@@ -30,17 +30,21 @@ References
    bidirectional Monte Carlo", 2015, arXiv:1511.02543.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax, random
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ppl import weights
-from ppl.sampler import where
+from ppl.energy import Energy, Position, TargetError
+from ppl.sampler import Exactness, MarkovKernel, size, where
 from samplers.smc import feynman_kac as fk
 from samplers.smc.resampling import multinomial
+from samplers.smc.state_space import Filtering, as_proposal
 
 
 def conditional_run(
@@ -98,9 +102,8 @@ def conditional_run(
     key_start, key_steps, key_path = random.split(rng_key, 3)
     num_steps = jax.tree.leaves(rows)[0].shape[0]
     first = jax.tree.map(lambda x: x[0], reference)
-    particles, log_potentials = model.start(key_start, n)
-    population = fk.begin(*_pin(model.log_start_potential, particles, log_potentials, first))
-    start = population.particles
+    start, log_potentials = _pin(model.log_start_potential, *model.start(key_start, n), first)
+    population = fk.begin(start, log_potentials)
 
     def one(population: fk.Population, at: Any) -> tuple[fk.Population, tuple[fk.Info, PyTree]]:
         key, row, pinned = at
@@ -114,8 +117,7 @@ def conditional_run(
     paths = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), start, later)
     last = multinomial(key_path, population.log_weights, 1)
     path = jax.tree.map(lambda x: x[:, 0], fk.lineages(history.ancestors, paths, last))
-    evidence, dead = fk.log_evidence(population), fk.is_dead(population)
-    return path, fk.Run(population, evidence, history, None, dead)
+    return path, fk.finished(population, log_potentials, history)
 
 
 def step(
@@ -184,3 +186,108 @@ def _resample(
     ancestors = jnp.concatenate([own, free])
     ancestors = jnp.where(do, ancestors, jnp.arange(n, dtype=jnp.int32))
     return where(do, fk.copies(population, ancestors), population), ancestors, do
+
+
+# The kernel -----------------------------------------------------------------------------------
+
+
+class ConditionalState(NamedTuple):
+    """A position, the log-density (nats) there if there is one, and the path as the user sees it.
+
+    The path is kept: to constrain and unconstrain it at each step would let rounding walk.
+    """
+
+    position: PyTree
+    log_density: Float[Array, ""] | None
+    path: PyTree
+
+
+class ConditionalInfo(NamedTuple):
+    """A sweep. ``acceptance_rate`` is the share of times at which the path is new.
+
+    ``ess`` is the smallest effective sample size after a time, ``num_illegal`` counts particles
+    that died of a NaN or infinite likelihood.
+    """
+
+    acceptance_rate: Float[Array, ""]
+    log_evidence: Float[Array, ""]
+    ess: Float[Array, ""]
+    num_illegal: Int[Array, ""]
+    diverging: Bool[Array, ""]
+    num_evaluations: Int[Array, "2"]
+
+
+class ConditionalSMC(MarkovKernel):
+    """Conditional SMC with ancestor sampling, of the path of a state-space model: exact.
+
+    On a `ppl.StateSpacePosterior` it moves the path and leaves the parameters where they are: a
+    block of particle Gibbs, ``Gibbs({"parameters": NUTS(), "path": ConditionalSMC()})``.
+
+    Parameters
+    ----------
+    num_particles
+        At least two, the path among them; with ancestor sampling some tens serve hundreds of times.
+    ancestor_sampling
+        Draw the ancestors of the path anew: for this the transitions need a density. Without it
+        the number of particles must grow with that of times.
+    proposal, initial_proposal
+        As in `ParticleFilter`.
+
+    Raises
+    ------
+    TargetError
+        If the target has no path of a state-space model, if ancestor sampling or a proposal needs
+        a density that the transitions lack, or if a proposal does not fit.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"state_space"})
+    exactness: ClassVar[Exactness] = "exact"
+
+    num_particles: int = size("num_particles", minimum=2, default=20)
+    ancestor_sampling: bool = eqx.field(static=True, default=True)
+    proposal: Callable[..., Any] | None = eqx.field(default=None, converter=as_proposal("proposal"))
+    initial_proposal: Callable[..., Any] | None = eqx.field(
+        default=None, converter=as_proposal("initial_proposal")
+    )
+
+    def check(self, target: Energy) -> None:
+        if self.ancestor_sampling and "log_density" not in target.offers:
+            raise TargetError(
+                "ConditionalSMC draws ancestors by the density of the transitions: "
+                f"{target.refuse('log_density')}. Or write "
+                "samplers.ConditionalSMC(ancestor_sampling=False), with more particles"
+            )
+
+    def init(self, rng_key: PRNGKeyArray, target: Any, position: Position) -> ConditionalState:
+        model, path = target.state_space(position)
+        return ConditionalState(position, _density(target, position), model.constrain(path))
+
+    def step(
+        self, rng_key: PRNGKeyArray, target: Any, state: ConditionalState
+    ) -> tuple[ConditionalState, ConditionalInfo]:
+        model, _ = target.state_space(state.position)
+        filtering = Filtering(model, self.proposal, self.initial_proposal)
+        path, run = conditional_run(
+            rng_key, filtering, filtering.rows, self.num_particles, state.path,
+            ancestor_sampling=self.ancestor_sampling,
+        )  # fmt: skip
+        position = target.with_path(state.position, model.unconstrain(path))
+        is_new = jax.tree.map(lambda x, old: _any(x != old), path, state.path)
+        info = ConditionalInfo(
+            acceptance_rate=jnp.mean(_any(jnp.stack(jax.tree.leaves(is_new), axis=1))),
+            log_evidence=run.log_evidence,
+            ess=jnp.min(run.history.ess, initial=self.num_particles),
+            num_illegal=run.num_illegal,
+            diverging=jnp.zeros((), bool),
+            # A path of each particle, and that of the new one.
+            num_evaluations=jnp.array([self.num_particles + 1, 0], jnp.int32),
+        )
+        return ConditionalState(position, _density(target, position), path), info
+
+
+def _density(target: Any, position: Position) -> Float[Array, ""] | None:
+    return target.log_density(position) if "log_density" in target.offers else None
+
+
+def _any(x: Bool[Array, "time *event"]) -> Bool[Array, " time"]:
+    return jnp.any(x, axis=tuple(range(1, x.ndim)))

@@ -253,7 +253,8 @@ def step(
 class Run(NamedTuple):
     """The last population and the history of a run; leading axis of the history: steps.
 
-    ``path`` holds the particles of every time (T + 1), or None.
+    ``path`` holds the particles of every time (T + 1), or None. ``num_illegal`` counts potentials
+    that are NaN or +inf, those of the start included.
     """
 
     population: Population
@@ -261,6 +262,25 @@ class Run(NamedTuple):
     history: Info
     path: PyTree | None
     dead: Bool[Array, ""]
+    num_illegal: Int[Array, ""]
+
+
+def finished(
+    population: Population,
+    start_potentials: Float[Array, " n"],
+    history: Info,
+    path: PyTree | None = None,
+) -> Run:
+    """The run that ends with this population."""
+    illegal = weights.count_illegal(start_potentials) + jnp.sum(history.num_illegal)
+    return Run(
+        population,
+        log_evidence(population),
+        history,
+        path,
+        is_dead(population),
+        illegal.astype(jnp.int32),
+    )
 
 
 def run(
@@ -295,8 +315,8 @@ def run(
     num_steps = jax.tree.leaves(rows)[0].shape[0]
     forced = jnp.zeros(num_steps, bool) if force is None else jnp.asarray(force)
     key_start, key_steps = random.split(rng_key)
-    population = begin(*model.start(key_start, n))
-    start = population.particles
+    start, log_potentials = model.start(key_start, n)
+    population = begin(start, log_potentials)
 
     def one(population: Population, at: Any) -> tuple[Population, tuple[Info, PyTree]]:
         key, row, force = at
@@ -308,7 +328,7 @@ def run(
     path = None
     if keep_path:
         path = jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), start, later)
-    return Run(population, log_evidence(population), history, path, is_dead(population))
+    return finished(population, log_potentials, history, path)
 
 
 def lineages(

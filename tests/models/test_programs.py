@@ -19,7 +19,9 @@ import posteriordb
 from models.programs.lotka_volterra import STEPS, log_populations
 from models.programs.low_dim_gauss_mix import SortedNormal
 
-PROGRAMS = sorted([*models.programs.POSTERIORDB.values(), "breast_cancer", "rats"])
+PROGRAMS = sorted(
+    [*models.programs.POSTERIORDB.values(), "breast_cancer", "rats", "stochastic_volatility"]
+)
 LYNX = "hudson_lynx_hare-lotka_volterra"
 
 

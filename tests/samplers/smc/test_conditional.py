@@ -1,7 +1,7 @@
 """Conditional runs leave the law of paths invariant and bound the evidence from above.
 
-The model is a chain of three states whose paths, their law and Z can be enumerated, with potentials
-of pairs of states.
+The first model is a chain of three states whose paths, their law and Z can be enumerated, with
+potentials of pairs of states; the kernel is held against the Kalman smoother.
 """
 
 from itertools import product
@@ -11,14 +11,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 import scipy.stats
 from jax import random
 
-from agreement import RATE, t_limit, t_scores
+import ppl
+import samplers
+from agreement import RATE, Reference, disagreements, t_limit, t_scores
+from kalman import TURNING, Linear, guided, guided_initial, kalman, simulated, state_space
+from ppl.energy import TargetError
 from samplers.smc import conditional
 from samplers.smc import feynman_kac as fk
-from samplers.smc.conditional import conditional_run
+from samplers.smc.conditional import ConditionalSMC, conditional_run
 from samplers.smc.resampling import multinomial, systematic
 
 NUM_CHECKS = 100
@@ -285,3 +290,150 @@ def test_a_particle_that_is_nan_dies_is_counted_and_is_never_part_of_the_path():
     assert alive[::2].mean() > 0.9
     assert (np.asarray(paths["x"])[alive, 1:] != 1).all()
     assert runs.history.num_illegal.sum() > 0
+
+
+# The kernel ---------------------------------------------------------------------------------------
+
+Y = simulated(TURNING, 10)
+Y[4] = np.nan
+SMOOTHED = kalman(TURNING, Y)
+MODEL = state_space(TURNING, Y)
+REFERENCES = {
+    f"x[{t}, {i}]": Reference(SMOOTHED.mean[t, i], np.sqrt(SMOOTHED.cov[t, i, i]))
+    for t in range(10)
+    for i in range(2)
+}
+
+
+def smoothing(kernel, *, num_samples=1250, num_chains=4, ess=400):
+    """Where the draws of a kernel are not those of the Kalman smoother."""
+    draws = ppl.sample(
+        kernel, MODEL, num_samples=num_samples, num_chains=num_chains, num_warmup=100,
+        progress=False,
+    )  # fmt: skip
+    values = {
+        name: draws["x"][..., t, i]
+        for name, (t, i) in zip(REFERENCES, np.ndindex(10, 2), strict=True)
+    }
+    return disagreements(values, REFERENCES, ess=ess, num_checks=NUM_CHECKS)
+
+
+def test_with_twenty_particles_it_smooths_as_kalman_does():
+    assert smoothing(ConditionalSMC(num_particles=20)) == []
+
+
+@pytest.mark.slow  # 60 seconds
+def test_two_particles_guided_ones_and_no_ancestor_sampling_are_right_as_well():
+    guide = ConditionalSMC(10, proposal=guided, initial_proposal=guided_initial)
+    assert smoothing(guide) == []
+    assert smoothing(ConditionalSMC(num_particles=2), num_samples=20_000) == []
+    kernel = ConditionalSMC(num_particles=50, ancestor_sampling=False)
+    assert smoothing(kernel, num_samples=10_000) == []
+
+
+def test_ancestors_drawn_by_their_weights_alone_are_caught(monkeypatch):
+    monkeypatch.setattr(conditional, "_ancestor", without_the_move)
+    # Another number of chains: else the program compiled before would run.
+    found = smoothing(ConditionalSMC(num_particles=20), num_chains=5)
+    assert any("z of the" in line for line in found)
+
+
+def mixed():
+    """A state of two parts, one positive and one of integers, whose data have two parts."""
+    return ppl.StateSpaceModel(
+        lambda: {"level": dist.LogNormal(0.0, 0.3), "regime": dist.Bernoulli(0.5)},
+        lambda t, x: {
+            "level": dist.LogNormal(0.5 * jnp.log(x["level"]), 0.3),
+            "regime": dist.Bernoulli(jnp.where(x["regime"] == 1, 0.8, 0.3)),
+        },
+        lambda t, x: {
+            "y": dist.Normal(x["level"] + 2.0 * x["regime"], 0.5),
+            "n": dist.Poisson(x["level"]),
+        },
+        {"y": np.array([0.8, 3.2, 2.7]), "n": np.array([1, 2, 0])},
+    )
+
+
+def test_states_may_have_parts_of_which_some_are_positive_and_some_integers():
+    """Against the particles of a filter, weighted."""
+    model = mixed()
+    draws = ppl.sample(ConditionalSMC(), model, num_samples=1000, num_warmup=50, progress=False)
+    many = ppl.sample(samplers.ParticleFilter(10_000), model, progress=False)
+    shares = ppl.weights.probabilities(many.log_weights[0].astype(float))
+    for name in ("level", "regime"):
+        for t in range(3):
+            x, y = draws[name][..., t].astype(float), many[name][0, :, t].astype(float)
+            mean = shares @ y
+            # Particles of a filter share ancestors: a tenth of them, to be safe.
+            known = Reference(mean, np.sqrt(shares @ (y - mean) ** 2), num_draws=1000)
+            assert disagreements({name: x}, {name: known}, num_checks=NUM_CHECKS) == []
+    assert draws["regime"].dtype.kind == "i"
+    assert (draws["level"] > 0).all()
+
+
+def walk(scale, y):
+    return ppl.StateSpaceModel(
+        lambda s: dist.Normal(0.0, 1.0),
+        lambda t, x, s: dist.Normal(x, s),
+        lambda t, x, s: dist.Normal(x, 1.0),
+        y,
+        scale,
+    )
+
+
+@pytest.mark.usefixtures("unoptimized")
+@pytest.mark.parametrize("name", ["ConditionalSMC", "ParticleMetropolis"])
+def test_particle_kernels_keep_the_contract(name, compilations):
+    """Fields, keys, precision, and no compilation for new data."""
+    kernel, y = getattr(samplers, name)(num_particles=8), np.zeros(3, np.float32)
+    target = ppl.StateSpacePosterior(dist.HalfNormal(1.0), walk, y)
+    other = ppl.StateSpacePosterior(dist.HalfNormal(1.0), walk, y + 1)
+
+    @eqx.filter_jit
+    def program(target, key):
+        tuned = kernel.resolve(target)
+        start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), target.template)
+        return tuned.step(key, target, tuned.init(key, target, start))
+
+    state, info = program(target, random.key(0))
+    assert jax.tree.structure(state.position) == jax.tree.structure(target.template)
+    assert info.num_evaluations.dtype == jnp.int32
+    assert info.diverging.dtype == bool
+    assert 0 <= info.acceptance_rate <= 1
+    with compilations() as count:
+        again, _ = program(target, random.key(0))
+        others = [program(other, random.key(i))[0].position["path"] for i in range(1, 9)]
+    assert count.compiled == []
+    assert (again.position["path"] == state.position["path"]).all()
+    assert len(np.unique(others, axis=0)) > 1
+    # In double precision all is double, where the data or the distributions are.
+    with jax.enable_x64(True):
+        target = ppl.StateSpacePosterior(dist.HalfNormal(1.0), walk, np.zeros(3))
+        state, _ = eqx.filter_eval_shape(program, target, random.key(0))
+    assert {x.dtype for x in jax.tree.leaves(state.position)} == {np.dtype(np.float64)}
+
+
+def test_a_transition_without_density_is_refused_where_ancestors_are_drawn():
+    simulator = ppl.StateSpaceModel(
+        lambda: dist.Normal(0.0, 1.0),
+        lambda t, x: lambda key: x + random.normal(key),
+        lambda t, x: dist.Normal(x, 1.0),
+        np.array([0.5, 1.0]),
+    )
+    message = r"a function that only draws.*ConditionalSMC\(ancestor_sampling=False\)"
+    with pytest.raises(TargetError, match=message):
+        ppl.sample(ConditionalSMC(), simulator)
+    kernel = ConditionalSMC(50, ancestor_sampling=False)
+    draws = ppl.sample(kernel, simulator, num_samples=500, num_warmup=10, progress=False)
+    linear = Linear(*(np.array(x) for x in ([0], [[1]], [[1]], [[1]], [[1]], [[1]])))
+    truth = kalman(linear, np.array([[0.5], [1.0]]))
+    values = {f"{t}": draws["x"][..., t] for t in range(2)}
+    known = {f"{t}": Reference(truth.mean[t, 0], np.sqrt(truth.cov[t, 0, 0])) for t in range(2)}
+    assert disagreements(values, known, num_checks=NUM_CHECKS) == []
+
+
+def test_a_target_without_a_path_and_one_particle_are_refused():
+    with pytest.raises(TargetError, match="ConditionalSMC needs 'state_space'"):
+        ppl.sample(ConditionalSMC(), ppl.from_log_density(lambda x: -0.5 * x**2, jnp.zeros(())))
+    with pytest.raises(ValueError, match="num_particles must be an integer, at least 2; got 1"):
+        ConditionalSMC(num_particles=1)
