@@ -6,6 +6,7 @@ traced. Every fixture acts within one process, so the tests may run in any order
 workers.
 """
 
+import gc
 import os
 from pathlib import Path
 
@@ -36,6 +37,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if marked and jax.default_backend() != "gpu":
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="JAX finds no GPU"))
+
+
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 20_000  # Linux allows a process 65,530 pieces of memory, and each program takes some
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Between modules a worker forgets its programs, before there are too many to map one more."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

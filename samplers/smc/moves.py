@@ -16,6 +16,12 @@ which does not depend on how fast the kernel is: with D_k = (1 - rho) (1 - exp(-
 near k = 2 tau, whatever tau and rho. (The rule of [1]_ stops at a fixed correlation, which moves
 within a mode never reach.)
 
+A kernel that is tuned to the particles it moves does not leave their law invariant: directions in
+which they happen to be spread are taken for wide ones. With a dense metric of d dimensions the
+log-evidence of n particles is then low by an amount of order d^2 / n at every temperature, which no
+spread between runs shows. So there are two kernels, each of which moves one half of the particles
+and is tuned to the other.
+
 References
 ----------
 .. [1] N. Kantas, A. Beskos, A. Jasra, "Sequential Monte Carlo methods for high-dimensional inverse
@@ -69,21 +75,26 @@ def move(
 ) -> Moved:
     """Move all particles between ``fewest`` and ``most`` times.
 
-    With ``tune`` the kernel is tuned to the particles after each move, and a move that was hardly
-    ever accepted is no reason to stop.
+    With ``tune`` the kernels of both halves are tuned before the first move and after each, and a
+    move that was hardly ever accepted is no reason to stop.
     """
+    n, halves = len(log_weights), 2 if tune else 1
     shares = weights.probabilities(log_weights)
     start = flat(positions)
     scale = variances(start, shares)
-    states, spent = _started(rng_key, kernel, target, positions)
-    arrays, rest = eqx.partition(kernel, eqx.is_array)
+    log_weights, positions = weights_apart(log_weights, halves), apart(positions, halves)
+    arrays, rest = several(kernel, halves)
+    if tune:
+        arrays = crossed(arrays, rest, positions, log_weights, None)
+    states, spent = _started(rng_key, arrays, rest, target, positions, n)
 
     def body(carry: Any) -> Any:
         k, states, arrays, before, _, evaluations, diverging, _ = carry
-        states, info = _step(rng_key, k + 1, eqx.combine(arrays, rest), target, states)
+        states, info = _step(rng_key, k + 1, arrays, rest, target, states)
         if tune:
-            arrays = retuned(eqx.combine(arrays, rest), states.position, log_weights, info)
-        jump = mean_jump(flat(states.position), start, scale, shares)
+            arrays = crossed(arrays, rest, states.position, log_weights, info)
+        info = together(info, n)
+        jump = mean_jump(flat(together(states.position, n)), start, scale, shares)
         rate = _mean_rate(info, shares)
         worth = (jump - before >= GAIN * jump / (k + 1)) | (tune & (rate < FAILED))
         evaluations += jnp.sum(info.num_evaluations, axis=0, dtype=jnp.int32)
@@ -99,8 +110,8 @@ def move(
     k, states, arrays, jump, rate, evaluations, diverging, _ = lax.while_loop(
         unfinished, body, carry
     )
-    kernel = eqx.combine(arrays, rest)
-    return Moved(states.position, kernel, k, rate, jump, diverging, evaluations)
+    positions = together(states.position, n)
+    return Moved(positions, in_one(arrays, rest), k, rate, jump, diverging, evaluations)
 
 
 def chains(
@@ -109,43 +120,53 @@ def chains(
     target: Energy,
     positions: Position,
     length: int,
-    retune: Callable[[MarkovKernel, Any], Any] | None = None,
+    cloud: tuple[Position, Float[Array, " n"]] | None = None,
 ) -> Moved:
     """Chains of ``length`` states, their starts included; all states come back, chain by chain.
 
-    Leading axis of the positions: ``n length``. ``retune(kernel, info)``, if given, tunes the
-    kernel after each move.
+    Leading axis of the positions: ``n length``. ``cloud``, if given, are the weighted particles
+    that the starts were drawn from, in their order, and the kernels are tuned to them.
     """
-    n = jax.tree.leaves(positions)[0].shape[0]
-    shares = jnp.full(n, 1 / n, flat(positions).dtype)
-    states, spent = _started(rng_key, kernel, target, positions)
-    arrays, rest = eqx.partition(kernel, eqx.is_array)
+    n, halves = jax.tree.leaves(positions)[0].shape[0], 1 if cloud is None else 2
+    begun = positions
+    arrays, rest = several(kernel, halves)
+    positions = apart(positions, halves)
+
+    def tuned(arrays: PyTree, info: Any) -> PyTree:
+        if cloud is None:
+            return arrays
+        others, log_weights = cloud
+        return crossed(
+            arrays, rest, apart(others, halves), weights_apart(log_weights, halves), info
+        )
+
+    arrays = tuned(arrays, None)
+    states, spent = _started(rng_key, arrays, rest, target, positions, n)
+    start = flat(begun)
+    shares = jnp.full(n, 1 / n, start.dtype)
 
     def body(carry: Any, k: Any) -> Any:
         states, arrays = carry
-        kernel = eqx.combine(arrays, rest)
-        states, info = _step(rng_key, k + 1, kernel, target, states)
-        if retune is not None:
-            arrays = retune(kernel, info)
+        states, info = _step(rng_key, k + 1, arrays, rest, target, states)
+        arrays, info = tuned(arrays, info), together(info, n)
         evaluations = jnp.sum(info.num_evaluations, axis=0, dtype=jnp.int32)
         seen = (_mean_rate(info, shares), _num_diverging(info), evaluations)
-        return (states, arrays), (states.position, *seen)
+        return (states, arrays), (together(states.position, n), *seen)
 
     (last, arrays), (later, rates, diverging, evaluations) = lax.scan(
         body, (states, arrays), jnp.arange(length - 1)
     )
 
     def by_chain(start: Array, later: Array) -> Array:
-        together = jnp.concatenate([start[:, None], jnp.swapaxes(later, 0, 1)], axis=1)
-        return together.reshape(n * length, *start.shape[1:])
+        both = jnp.concatenate([start[:, None], jnp.swapaxes(later, 0, 1)], axis=1)
+        return both.reshape(n * length, *start.shape[1:])
 
-    start = flat(positions)
     return Moved(
-        jax.tree.map(by_chain, positions, later),
-        eqx.combine(arrays, rest),
+        jax.tree.map(by_chain, begun, later),
+        in_one(arrays, rest),
         jnp.int32(length - 1),
         jnp.mean(rates),
-        mean_jump(flat(last.position), start, variances(start, shares), shares),
+        mean_jump(flat(together(last.position, n)), start, variances(start, shares), shares),
         jnp.sum(diverging),
         spent + jnp.sum(evaluations, axis=0),
     )
@@ -190,25 +211,110 @@ def _live(shares: Float[Array, " n"], values: Float[Array, "n d"]) -> Float[Arra
     return jnp.where(shares[:, None] > 0, values, 0)
 
 
+# Halves -----------------------------------------------------------------------------------------
+
+
+def apart(tree: PyTree, halves: int) -> PyTree:
+    """Particles in one or two halves; the last of an odd number stands in its half twice."""
+
+    def one(x: Array) -> Array:
+        if x.shape[0] % halves:
+            x = jnp.concatenate([x, x[-1:]])
+        return x.reshape(halves, -1, *x.shape[1:])
+
+    return jax.tree.map(one, tree)
+
+
+def weights_apart(log_weights: Float[Array, " n"], halves: int) -> Float[Array, "halves m"]:
+    """Their weights; who stands there a second time has none."""
+    rows = apart(log_weights, halves)
+    return rows.at[-1, -1].set(-jnp.inf) if log_weights.shape[0] % halves else rows
+
+
+def together(tree: PyTree, n: int) -> PyTree:
+    """The inverse of `apart`."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], tree)
+
+
+def several(kernel: MarkovKernel, halves: int) -> tuple[PyTree, PyTree]:
+    """Arrays of a kernel for each half, and the rest of it."""
+    arrays, rest = eqx.partition(kernel, eqx.is_array)
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (halves, *x.shape)), arrays), rest
+
+
+def in_one(arrays: PyTree, rest: PyTree) -> Any:
+    """One kernel to begin with at the next temperature: the mean of both."""
+
+    def mean(x: Array) -> Array:
+        return (
+            jnp.mean(x, axis=0).astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x[0]
+        )
+
+    return eqx.combine(jax.tree.map(mean, arrays), rest)
+
+
+def crossed(
+    arrays: PyTree,
+    rest: PyTree,
+    positions: PyTree,
+    log_weights: Float[Array, "halves m"],
+    info: Any,
+) -> PyTree:
+    """Kernel of each half, tuned to the particles of the other one, where these can tell."""
+
+    def one(arrays: PyTree, *others: Any) -> PyTree:
+        return retuned(eqx.combine(arrays, rest), *others)
+
+    others = jax.tree.map(lambda x: jnp.flip(x, axis=0), (positions, log_weights, info))
+    tuned = jax.vmap(one)(arrays, *others)
+    alive = jnp.any(jnp.isfinite(others[1]), axis=1)
+
+    def keep(new: Array, old: Array) -> Array:
+        return jnp.where(alive.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(keep, tuned, arrays)
+
+
 # One move -------------------------------------------------------------------------------------
 
 
+def _each_half(fn: Callable, arrays: PyTree, *operands: Any) -> Any:
+    """One half after the other: side by side, both would take as many steps as the longer one."""
+    halves = jax.tree.leaves(operands)[0].shape[0]
+    if halves > 1:
+        return lax.map(lambda half: fn(*half), (arrays, *operands))
+    found = fn(*jax.tree.map(lambda x: x[0], (arrays, *operands)))
+    return jax.tree.map(lambda x: x[None], found)
+
+
 def _started(
-    rng_key: PRNGKeyArray, kernel: MarkovKernel, target: Energy, positions: Position
+    rng_key: PRNGKeyArray, arrays: PyTree, rest: PyTree, target: Energy, positions: PyTree, n: int
 ) -> tuple[Any, Int[Array, "2"]]:
-    """States of the kernel at these positions, and what they cost."""
-    n = jax.tree.leaves(positions)[0].shape[0]
-    keys = random.split(random.fold_in(rng_key, 0), n)
-    states = jax.vmap(kernel.init, (0, None, 0))(keys, target, positions)
+    """States of the kernels at these positions, and what they cost."""
+    halves, m = jax.tree.leaves(positions)[0].shape[:2]
+
+    def one(arrays: PyTree, keys: Any, positions: Position) -> Any:
+        kernel = eqx.combine(arrays, rest)
+        return jax.vmap(kernel.init, (0, None, 0))(keys, target, positions)
+
+    keys = random.split(random.fold_in(rng_key, 0), (halves, m))
+    states = _each_half(one, arrays, keys, positions)
     # A state is of one density and, for kernels that use them, one gradient a particle.
-    return states, jnp.array([n, n if "gradient" in kernel.needs else 0], jnp.int32)
+    return states, jnp.array([n, n if "gradient" in rest.needs else 0], jnp.int32)
 
 
-def _step(rng_key: PRNGKeyArray, k: Any, kernel: Any, target: Energy, states: Any) -> Any:
-    """Move number ``k`` of all particles, side by side."""
-    n = jax.tree.leaves(states)[0].shape[0]
-    keys = random.split(random.fold_in(rng_key, k), n)
-    return jax.vmap(kernel.step, (0, None, 0))(keys, target, states)
+def _step(
+    rng_key: PRNGKeyArray, k: Any, arrays: PyTree, rest: PyTree, target: Energy, states: Any
+) -> Any:
+    """Move number ``k`` of all particles."""
+    halves, m = jax.tree.leaves(states)[0].shape[:2]
+
+    def one(arrays: PyTree, keys: Any, states: Any) -> Any:
+        kernel = eqx.combine(arrays, rest)
+        return jax.vmap(kernel.step, (0, None, 0))(keys, target, states)
+
+    keys = random.split(random.fold_in(rng_key, k), (halves, m))
+    return _each_half(one, arrays, keys, states)
 
 
 def _mean_rate(info: Any, shares: Float[Array, " n"]) -> Float[Array, ""]:

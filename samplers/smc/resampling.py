@@ -72,7 +72,8 @@ def residual(rng_key: PRNGKeyArray, log_weights: Float[Array, " N"], n: int) -> 
     # The first places are those of whole copies; a random draw from the fractions fills the others.
     drawn = _fall(random.uniform(rng_key, (n,), fractions.dtype), fractions)
     whole = _repeat(copies, n)
-    return _live(log_weights, jnp.where(jnp.arange(n) < jnp.sum(copies), whole, drawn))
+    ancestors = jnp.where(jnp.arange(n) < jnp.sum(copies), whole, drawn)
+    return _live(log_weights, jnp.sort(ancestors))
 
 
 def ssp(rng_key: PRNGKeyArray, log_weights: Float[Array, " N"], n: int) -> Int[Array, " n"]:

@@ -32,7 +32,7 @@ from ppl.energy import Energy
 from ppl.sampler import fraction, size
 from samplers.smc import feynman_kac as fk
 from samplers.smc.along_path import AlongPath, PathInfo, PathState
-from samplers.smc.moves import chains, retuned
+from samplers.smc.moves import chains
 from samplers.smc.path import Path, as_reference, as_schedule
 from samplers.smc.resampling import SCHEMES
 
@@ -117,14 +117,9 @@ class WasteFreeSMC(AlongPath):
 
         scheme = SCHEMES[self.resampling]
         starts = fk.copies(cloud, scheme(key_resample, log_weights, num_chains))
-        kernel = self.tuned(state.kernel, everywhere, log_weights)
-
-        def retune(kernel: Any, info: Any) -> Any:
-            return retuned(kernel, everywhere, log_weights, info)
-
         moved = chains(
-            key_move, kernel, Path(target, self.reference).at(next_b), starts.particles[0], length,
-            retune if self.tune else None,
+            key_move, self.kernel(state.kernel), Path(target, self.reference).at(next_b),
+            starts.particles[0], length, (everywhere, log_weights) if self.tune else None,
         )  # fmt: skip
         population = starts._replace(
             log_weights=jnp.repeat(starts.log_weights, length),

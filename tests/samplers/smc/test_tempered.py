@@ -1,5 +1,6 @@
 """Tempered SMC: an unbiased Z where all is frozen, modes that keep their share, errors in words."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from agreement import t_limit, t_scores
 from samplers.langevin.mala import MALA
 from samplers.mcmc.hmc import HMC
 from samplers.mcmc.random_walk import RandomWalk
-from samplers.smc import along_path
+from samplers.smc import along_path, moves
 from samplers.smc import feynman_kac as fk
 from samplers.smc.path import increments
 from samplers.smc.tempered import TemperedSMC
@@ -54,6 +55,35 @@ def score(draws):
 
 
 LIMIT = t_limit(NUM_CHECKS, NUM_RUNS - 1)
+
+
+# A metric learnt from few particles -------------------------------------------------------------
+
+WIDE = 24
+WIDE_LOG_Z = WIDE * (0.5 * np.log(0.01 / 1.01) - 0.25 / (2 * 1.01))
+WIDE_GAUSSIAN = ppl.posterior(
+    dist.Normal(jnp.zeros(WIDE), 1.0).to_event(1), lambda x: -jnp.sum((x - 0.5) ** 2) / 0.02
+)
+
+
+def tuned_score(num_particles):
+    draws = run(TemperedSMC(num_particles=num_particles), WIDE_GAUSSIAN, 32, 3)
+    runs = np.asarray(draws.history["log_evidence"][:, -1], float)
+    assert runs.std() < 0.5
+    return t_scores(runs + runs.var() / 2, WIDE_LOG_Z)
+
+
+def test_tuning_to_few_particles_does_not_move_the_evidence():
+    assert abs(tuned_score(768)) < t_limit(NUM_CHECKS, 31)
+
+
+def test_a_kernel_tuned_to_the_particles_it_moves_is_caught(monkeypatch):
+    def to_its_own(arrays, rest, *seen):
+        return jax.vmap(lambda a, *own: moves.retuned(eqx.combine(a, rest), *own))(arrays, *seen)
+
+    monkeypatch.setattr(moves, "crossed", to_its_own)
+    # A size that no other test has compiled.
+    assert tuned_score(770) < -t_limit(NUM_CHECKS, 31)
 
 
 @pytest.fixture(scope="module")
