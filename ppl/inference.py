@@ -464,12 +464,9 @@ def _evidence(drawn: population.Drawn) -> Estimate | None:
     # Weights of direct and learned samplers say what a single run knows of its own error.
     if drawn.log_weights is not None and isinstance(drawn.sampler, DirectSampler):
         return weights.evidence_estimate(drawn.log_weights, drawn.sampler.draws_together)
-    value, error = weights.combine_evidence(drawn.log_evidences)
-    if len(drawn.log_evidences) > 1:
-        return Estimate(float(value), float(error))
-    return Estimate(
-        float(value), drawn.log_evidence_errors[0] if drawn.log_evidence_errors else None
-    )
+    errors = drawn.log_evidence_errors or [None] * len(drawn.log_evidences)
+    values = map(float, drawn.log_evidences)
+    return weights.evidence_of_runs([Estimate(*run) for run in zip(values, errors, strict=True)])
 
 
 # The door -------------------------------------------------------------------------------------

@@ -169,11 +169,7 @@ class Standing:
         found = [each.log_evidence for each in self.runs if each.log_evidence is not None]
         if not found or len(found) < len(self.runs):
             return None
-        value, spread = weights.combine_evidence(np.array([each.value for each in found]))
-        own = [each.std_error for each in found if each.std_error is not None]
-        error = math.sqrt(sum(e**2 for e in own)) / len(found) if len(own) == len(found) else 0.0
-        known = float(spread) if len(found) > 1 else math.nan
-        return Estimate(float(value), float(np.fmax(error or math.nan, known)))
+        return weights.evidence_of_runs(found)
 
     @cached_property
     def stein(self) -> tuple[float, float]:

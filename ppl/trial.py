@@ -26,7 +26,7 @@ from jax import random
 from jaxtyping import PRNGKeyArray
 
 from ppl import about, weights
-from ppl.draws import PHASES, Draws, Estimate
+from ppl.draws import PHASES, Draws
 from ppl.energy import Energy
 from ppl.inference import WARMUP, sample
 from ppl.sampler import LearnedSampler, MarkovKernel, ParticleSampler, Sampler
@@ -374,11 +374,8 @@ def joined(runs: list[Draws]) -> Draws:
             lambda a, b: [x + y for x, y in zip(a, b, strict=True)],
         ),
     )
-    evidences = [each.log_evidence.value for each in runs if each.log_evidence is not None]
-    evidence = None
-    if len(evidences) == len(runs):
-        value, error = weights.combine_evidence(np.asarray(evidences))
-        evidence = Estimate(float(value), float(error))
+    evidences = [each.log_evidence for each in runs if each.log_evidence is not None]
+    evidence = weights.evidence_of_runs(evidences) if len(evidences) == len(runs) else None
     weighted = [each.log_weights for each in runs if each.log_weights is not None]
     return rebuilt(
         one,

@@ -25,6 +25,7 @@ References
 """
 
 import math
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -287,6 +288,26 @@ def combine_evidence(
     error is itself uncertain by half.
     """
     return evidence(log_evidences)
+
+
+MANY_RUNS = 10  # from which on their spread is a good estimate of their error
+
+
+def evidence_of_runs(runs: Sequence[Estimate]) -> Estimate:
+    """Evidence of independent runs together: the mean of Z, and its error.
+
+    Two runs may agree by luck: of few runs the error is no smaller than what they know of their
+    own, where all know one.
+    """
+    values = np.array([run.value for run in runs], np.float64)
+    own = [run.std_error for run in runs if run.std_error is not None]
+    if len(runs) == 1:
+        return Estimate(float(values[0]), own[0] if own else None)
+    value, error = map(float, combine_evidence(values))
+    if len(own) == len(runs) < MANY_RUNS:
+        shares = np.exp(values - log_sum_exp(values))
+        error = max(error, float(np.sqrt(np.sum((shares * np.array(own)) ** 2))))
+    return Estimate(value, error)
 
 
 def evidence_estimate(log_weights: Float[np.ndarray, "runs n"], together: int = 1) -> Estimate:

@@ -259,3 +259,22 @@ def test_resampling_copies_in_proportion_and_never_takes_zero_weight():
 def test_resampling_without_weight_is_refused():
     with pytest.raises(ValueError, match="none of 3 draws has weight .1 log weights are NaN"):
         weights.stratified(np.random.default_rng(0), np.array([-math.inf, math.nan, -math.inf]), 5)
+
+
+def test_two_runs_that_agree_by_luck_are_no_surer_than_each_is_of_itself():
+    lucky = [weights.Estimate(1.0, 0.2), weights.Estimate(1.0, 0.2)]
+    value, error, *_ = weights.evidence_of_runs(lucky)
+    assert value == pytest.approx(1.0)
+    assert error == pytest.approx(0.2 / np.sqrt(2))
+    apart = [weights.Estimate(0.0, 1e-3), weights.Estimate(1.0, 1e-3)]
+    assert weights.evidence_of_runs(apart).std_error > 0.3
+    unsure = [weights.Estimate(1.0, None), weights.Estimate(1.0, 0.2)]
+    assert weights.evidence_of_runs(unsure).std_error == pytest.approx(0.0, abs=1e-6)
+    assert weights.evidence_of_runs(lucky[:1]) == lucky[0]
+
+
+def test_of_many_runs_the_spread_decides():
+    runs = [weights.Estimate(z, 5.0) for z in 0.1 * np.random.default_rng(0).normal(size=40)]
+    value, error, *_ = weights.evidence_of_runs(runs)
+    assert abs(value) < 4.9 * 0.1 / np.sqrt(40)
+    assert error == pytest.approx(0.1 / np.sqrt(40), rel=0.5)
