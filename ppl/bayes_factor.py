@@ -100,7 +100,7 @@ def bayes_factor(
 
     Examples
     --------
-    >>> import numpyro, numpyro.distributions as dist, ppl, samplers
+    >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist, ppl, samplers
     >>> def normal(y):
     ...     mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
     ...     numpyro.sample("y", dist.Normal(mu, 1.0).expand(y.shape).to_event(1), obs=y)
