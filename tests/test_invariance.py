@@ -43,6 +43,8 @@ ELSEWHERE = {
     "Gibbs": "mcmc/test_gibbs.py",
     "SequenceMetropolis": "mcmc/test_sequence_metropolis.py",
     "WalkJumpGibbs": "langevin/test_walk_jump_gibbs.py",
+    "ConditionalSMC": "smc/test_conditional.py",
+    "ParticleMetropolis": "smc/test_particle_metropolis.py",
 }
 LIMIT = z_limit(NUM_CHECKS)
 
