@@ -34,8 +34,12 @@ STOCHASTIC = {
 }
 
 
-def test_stochastic_solvers_in_20_steps_are_no_worse_than_ddpm_in_100():
-    """Sliced Wasserstein distance to exact draws; the floor is that of other exact draws."""
+def test_stochastic_solvers_in_20_steps_come_near_ddpm_in_100_which_ddpm_in_20_does_not():
+    """Sliced Wasserstein distance to exact draws, up to twice the floor of other exact draws.
+
+    One run each: that none is worse is shown for the variance of a Gaussian (`test_orders`), where
+    there is no Monte Carlo error, and not here.
+    """
     others = toy_mixture.sample(np.random.default_rng(2), N)
     floor = sliced_wasserstein(others, EXACT, num_projections=32, p=1)
     ddpm = distance(s.DDPM(), 100)
