@@ -3,9 +3,10 @@
     from a jittered start, minimise -log pi by L-BFGS; at each iterate a Gaussian with the inverse
     Hessian estimate; keep the one of highest ELBO; draw from it               (algorithm 3 of [1])
 
-Where jittered starts are far out in the tails, warm-up begins in the bulk instead. The algorithm
-is BlackJAX's. A start biases nothing that an exact kernel does not forget, but Pathfinder's
-Gaussian sits in one mode: chains that agree after such a start may agree on too little.
+Where jittered starts are far out in the tails, warm-up begins in the bulk instead. The paths are
+those of `samplers.variational.pathfinder.Pathfinder`. A start biases nothing that an exact kernel
+does not forget, but Pathfinder's Gaussian sits in one mode: chains that agree after such a start
+may agree on too little.
 
 References
 ----------
@@ -16,14 +17,13 @@ References
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from blackjax.vi import pathfinder
-from jax import random
-from jaxtyping import PRNGKeyArray
+from jax import lax, random
+from jaxtyping import Array, PRNGKeyArray
 
 from ppl.energy import Energy, Position
-from ppl.keys import chain_keys
-from ppl.sampler import size
-from ppl.start import jittered
+from ppl.sampler import size, where
+from samplers.variational import lbfgs
+from samplers.variational.pathfinder import Pathfinder, PathfinderState
 
 
 class PathfinderStart(eqx.Module):
@@ -39,8 +39,8 @@ class PathfinderStart(eqx.Module):
     Differences from the paper
     --------------------------
     Single-path Pathfinder for each chain; no importance resampling over paths (algorithm 4), so
-    that the starts stay independent. A path that ends in no finite draw falls back on its jittered
-    start.
+    that the starts stay independent. A path whose Gaussian gives no finite draw starts its chain
+    where it ended.
     """
 
     num_draws: int = size("num_draws", default=25)
@@ -55,22 +55,24 @@ class PathfinderStart(eqx.Module):
 def _starts(
     options: PathfinderStart, rng_key: PRNGKeyArray, target: Energy, num_chains: int
 ) -> Position:
-    keys = chain_keys(rng_key, num_chains)
-    begun, _, _ = jittered(keys, target, with_gradient=True)
+    key_begin, key_path, key_draw = random.split(rng_key, 3)
+    sampler = Pathfinder(num_chains, options.num_draws, options.max_iterations)
 
-    def one(key: PRNGKeyArray, position: Position) -> Position:
-        key_path, key_draw = random.split(key)
-        best, _ = pathfinder.approximate(
-            key_path,
-            target.log_density,
-            position,
-            options.num_draws,
-            maxiter=options.max_iterations,
-        )
-        drawn, _ = pathfinder.sample(key_draw, best, 1)
-        drawn = jax.tree.map(lambda x: x[0], drawn)
-        finite = jnp.isfinite(target.log_density(drawn))
-        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), drawn, position)
+    def unfinished(carry: tuple[Array, PathfinderState]) -> Array:
+        i, state = carry
+        return (i < options.max_iterations) & ~sampler.done(state)
 
-    # lax.map: vmapped optimisers would all run as long as the slowest.
-    return jax.lax.map(lambda pair: one(*pair), (keys, begun))
+    def follow(carry: tuple[Array, PathfinderState]) -> tuple[Array, PathfinderState]:
+        i, state = carry
+        return i + 1, sampler.step(random.fold_in(key_path, i), target, state)[0]
+
+    start = (jnp.int32(0), sampler.init(key_begin, target))
+    _, (paths,) = lax.while_loop(unfinished, follow, start)
+
+    unravel, objective = lbfgs.flat(target)
+    ends = paths.descent.position
+    drawn = jax.vmap(lambda law, noise: law.move(noise))(
+        paths.best, random.normal(key_draw, ends.shape, ends.dtype)
+    )
+    usable = jnp.isfinite(paths.elbo) & jnp.isfinite(jax.vmap(objective)(drawn))
+    return jax.vmap(unravel)(jax.vmap(where)(usable, drawn, ends))

@@ -43,3 +43,13 @@ def test_the_driver_starts_chains_there():
     )
     assert np.all(abs(draws["a"] - 50.0) < 6)
     assert len(np.unique(draws["a"])) == 4
+
+
+def test_a_path_without_a_finite_draw_starts_where_it_ended():
+    """Beyond 1 there is nothing: some draws of a Gaussian at the wall fall there."""
+    target = ppl.from_log_density(
+        lambda x: jnp.where(jnp.all(x < 1), -0.5 * jnp.sum((x - 0.9) ** 2), -jnp.inf), jnp.zeros(2)
+    )
+    starts = np.asarray(PathfinderStart()(random.key(3), target, 64))
+    assert np.isfinite(starts).all()
+    assert (starts < 1).all()
