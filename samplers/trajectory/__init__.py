@@ -1,0 +1,1 @@
+"""Learned paths to a target: one log-ratio of paths, its objectives, and the samplers on it."""
