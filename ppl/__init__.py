@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ppl.energy import tilt as tilt
     from ppl.inference import sample as sample
     from ppl.inference import sample_batch as sample_batch
+    from ppl.linear_gaussian import LinearGaussian as LinearGaussian
     from ppl.mixed import from_numpyro_mixed as from_numpyro_mixed
     from ppl.predict import predict as predict
     from ppl.program import from_numpyro as from_numpyro
@@ -70,6 +71,7 @@ _HOMES = {
         "tilt",
     ),
     "ppl.inference": ("sample", "sample_batch"),
+    "ppl.linear_gaussian": ("LinearGaussian",),
     "ppl.mixed": ("from_numpyro_mixed",),
     "ppl.predict": ("predict",),
     "ppl.program": ("from_numpyro",),
