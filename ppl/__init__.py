@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ppl import adapters as adapters
     from ppl import diagnostics as diagnostics
+    from ppl import environment as environment
     from ppl.bayes_factor import BayesFactor as BayesFactor
     from ppl.bayes_factor import bayes_factor as bayes_factor
     from ppl.calibrate import calibrate as calibrate
@@ -105,7 +106,7 @@ def __getattr__(name: str) -> Any:
         return value
     if name == "__version__":
         return metadata.version("ppl")
-    if name in ("adapters", "diagnostics", "sharding", "weights"):
+    if name in ("adapters", "diagnostics", "environment", "sharding", "weights"):
         return import_module(f"ppl.{name}")
     raise AttributeError(f"module 'ppl' has no attribute {name!r}; it has {', '.join(__all__)}")
 

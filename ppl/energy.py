@@ -78,6 +78,7 @@ class Energy(eqx.Module):
                             the part of the position that is its path, and ``with_path(position,
                             path)``
     ``data``                a data set to learn from
+    ``environment``         a `ppl.environment.Environment`: objects that are built move by move
     ======================  ====================================================================
     """
 

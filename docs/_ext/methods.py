@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import models.environments
 import models.programs
 import models.targets
 import ppl.adapters
@@ -228,7 +229,8 @@ def prepare(app: Any, config: Any) -> None:
     write_methods()
     write_modules("diagnostics", "Diagnostics", [ppl.diagnostics])
     write_modules("adapters", "Adapters", [ppl.adapters])
-    write_modules("models", "Targets that come with the library", [models.targets, models.programs])
+    targets = [models.targets, models.programs, models.environments]
+    write_modules("models", "Targets that come with the library", targets)
     copy_examples()
 
 
