@@ -169,6 +169,12 @@ def test_one_compilation_serves_a_stack_of_problems(compilations):
     assert np.allclose(means[2], pulled(many[2]), atol=1e-5)
 
 
+def test_one_may_be_made_inside_a_compiled_function():
+    scale = lambda a, x: ppl.LinearGaussian(lambda x: a * x, x, 1.0, template=jnp.zeros(3))
+    pulled = jax.jit(lambda a, x: scale(a, x).adjoint(x))(2.0, jnp.ones(3))
+    assert np.allclose(pulled, 2.0)
+
+
 class Squares(eqx.Module):
     """Nonlinear, with an adjoint that hides it from transposition."""
 
