@@ -647,6 +647,11 @@ class Posterior(Energy):
                 f"({type(self.prior).__name__}) has none: it can only be sampled. Use a sampler "
                 "that steers the prior's own sampler or weighs its draws"
             )
+        if capability == "denoise":
+            return (
+                f"its prior ({type(self.prior).__name__}) has no denoiser; "
+                "samplers.DiffusionPrior(path, denoiser, template) makes a prior of one"
+            )
         return Energy.refuse(self, capability)
 
 

@@ -43,6 +43,7 @@ OTHER_TARGETS = {
     "DenoisingDiffusion",
     "DiffusionSampler",
     "EllipticalSlice",
+    "FKSteering",
     "Gibbs",
     "NestedSampling",
     "ParallelTempering",
@@ -353,6 +354,8 @@ NO_NUMBERS = {
     ("RejectionSampling", "log_bound"),
     ("DiffusionSampler", "solver"),
     ("DiffusionSampler", "schedule"),
+    ("FKSteering", "solver"),
+    ("FKSteering", "schedule"),
 }
 NUMBERS = [
     (name, field.name)

@@ -1,0 +1,1 @@
+"""Steering the reverse chain of a diffusion prior: by rewards, twists, guidance and correctors."""
