@@ -102,6 +102,10 @@ class Hypergrid(Environment):
     def features(self, state: Int[Array, " num_dims"]) -> Float[Array, "num_dims side"]:
         return jax.nn.one_hot(state, self.side)
 
+    def partial_energy(self, state: Int[Array, " num_dims"]) -> Float[Array, ""]:
+        """That of stopping here."""
+        return -self.log_density(state)
+
     def index(self, state: Int[Array, " num_dims"]) -> Int[Array, ""]:
         """Number of a cell, row by row."""
         powers = self.side ** np.arange(self.num_dims)[::-1]

@@ -1,0 +1,1 @@
+"""Generative flow networks: policies that build objects of an environment, and how they learn."""

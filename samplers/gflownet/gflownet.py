@@ -1,0 +1,265 @@
+"""Generative flow networks (GFlowNets): policies that build objects with probability R(x) / Z.
+
+    s_0 -> s_1 -> .. -> s_n = x, stop,      P_F(s_t+1 | s_t; theta),   P_B(s_t | s_t+1)
+    F(s) P_F(s' | s) = F(s') P_B(s | s'),   F(x) P_F(stop | x) = R(x)      for all s -> s' and x
+
+A policy that satisfies these draws x with probability R(x) / Z, each draw independent of the last,
+and Z is the flow F(s_0). ``step`` draws paths through an environment and takes one Adam step on how
+far they are from balance: the objectives are those of `samplers.trajectory`, functions of log P_F,
+log P_B and log F along paths of any law. So paths may explore (by chance, at a higher temperature),
+be cut short, or come back from a buffer of objects. Exploration changes what is drawn; what is
+scored is the policy.
+
+Draws are built by the policy alone and carry log-weights
+
+    log w = log R(x) + sum_t log P_B(s_t | s_t+1) - sum_t log P_F(s_t+1 | s_t) - log P_F(stop | x)
+
+Weighted, they are asymptotically exact where the policy can build every object, and their mean
+weight is an unbiased estimate of Z, trained or not. What a policy has never found its weights know
+nothing of.
+
+References
+----------
+.. [1] Bengio et al., "Flow network based generative models for non-iterative diverse candidate
+   generation", NeurIPS 2021, arXiv:2106.04399.
+.. [2] Bengio et al., "GFlowNet foundations", JMLR 24, 2023, arXiv:2111.09266. Detailed balance.
+.. [3] Malkin et al., "Trajectory balance: improved credit assignment in GFlowNets", NeurIPS 2022,
+   arXiv:2201.13259.
+.. [4] Pan et al., "Better training of GFlowNets with local credit and incomplete trajectories",
+   ICML 2023, arXiv:2302.01687. The forward-looking flow, equation 7.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax, random
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from ppl import weights
+from ppl.energy import TargetError
+from ppl.environment import Environment, State
+from ppl.sampler import Exactness, LearnedSampler, positive, share, size, where
+from samplers.gflownet.paths import Exploration, Paths, cut, forward_paths
+from samplers.gflownet.policies import BackwardPolicy, MLPPolicy, Policy, UniformBackward
+from samplers.gflownet.scores import look_forward, score
+from samplers.mcmc.metropolis import all_finite
+from samplers.trajectory.objectives import Objective, TrajectoryBalance, log_weights
+
+
+class Learned(NamedTuple):
+    """What is learned: the policy, and log Z less a first estimate of it."""
+
+    policy: Any
+    log_z: Float[Array, ""]
+
+
+class GFlowNetState(NamedTuple):
+    """What is learned, the first estimate of log Z, Adam's moments, and how many updates."""
+
+    learned: Learned
+    log_z: Float[Array, ""]
+    optimizer: Any
+    updates: Int[Array, ""]
+
+
+class GFlowNetInfo(NamedTuple):
+    """Loss of an update, mean log-weight and ESS of its complete paths, log of their mean reward.
+
+    They judge the policy once its paths no longer explore. ``diverging``: the loss or its gradient
+    was not finite, and there was no update.
+    """
+
+    loss: Float[Array, ""]
+    elbo: Float[Array, ""]
+    ess: Float[Array, ""]
+    log_reward: Float[Array, ""]
+    diverging: Bool[Array, ""]
+    num_evaluations: Int[Array, "2"]
+
+
+class GFlowNet(LearnedSampler):
+    """Generative flow network: asymptotically exact through its weights.
+
+    The target is a `ppl.environment.Environment`. An update costs ``num_paths`` rewards.
+
+    Parameters
+    ----------
+    objective
+        `TrajectoryBalance`, `VarGrad`, `DetailedBalance` or `SubTrajectoryBalance`.
+    policy
+        `MLPPolicy`, `TransformerPolicy`, `DeepSetsPolicy`, or `TabularPolicy` where the states can
+        be numbered.
+    backward
+        `UniformBackward`, `LearnedBackward` or `MaxEntBackward`.
+    forward_looking
+        Whether log F(s) is learned up to the ``partial_energy`` of the environment [4].
+    num_updates
+        Adam steps; the learning rates fall to zero along a half cosine over them.
+    num_paths
+        Paths of an update.
+    learning_rate, log_z_learning_rate
+        Of the first update, for the policy and for log Z.
+    exploration
+        Share of moves that are drawn uniformly; falls to zero over the first half of the updates.
+    temperature
+        Of the moves while exploration lasts: 1 draws from the policy, more is flatter.
+    incomplete
+        Share of the paths that are cut short, at a transition drawn uniformly.
+
+    Raises
+    ------
+    TargetError
+        Before compilation: for a target that is no environment or lacks what the policy, the
+        backward policy or ``forward_looking`` ask for; an objective that takes whole paths with
+        ``incomplete`` ones; after training, if no object with a positive reward was met.
+
+    Differences from the papers
+    ---------------------------
+    Learned flows are relative to an estimate of log Z from a first batch, and log Z starts there,
+    so that rewards of any scale can be learned. Objects with a reward of zero count as if it were
+    e^-20 of the smallest positive one in the batch.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"environment"})
+    exactness: ClassVar[Exactness] = "asymptotically exact"
+
+    objective: Objective = eqx.field(default_factory=TrajectoryBalance)
+    policy: Policy = eqx.field(default_factory=MLPPolicy)
+    backward: BackwardPolicy = eqx.field(default_factory=UniformBackward)
+    forward_looking: bool = eqx.field(static=True, default=False)
+    num_updates: int = size("num_updates", default=1000)
+    num_paths: int = size("num_paths", minimum=2, default=64)
+    learning_rate: Float[Array, ""] = positive("learning_rate", default=3e-3)
+    log_z_learning_rate: Float[Array, ""] = positive("log_z_learning_rate", default=0.1)
+    exploration: Float[Array, ""] = share("exploration", default=0.1)
+    temperature: Float[Array, ""] = positive("temperature", default=1.0)
+    incomplete: Float[Array, ""] = share("incomplete", default=0.0)
+
+    # Before compilation ---------------------------------------------------------------------
+
+    def check(self, target: Any) -> None:
+        self.policy.check(target)
+        self.backward.check(target)
+        name = type(self.objective).__name__
+        if self.objective.law != "any":
+            raise TargetError(
+                f"a GFlowNet explores, and {name} asks for {self.objective.law} paths alone: write "
+                "objective=samplers.TrajectoryBalance(), or another that takes any path"
+            )
+        if float(self.incomplete) > 0 and not self.objective.takes_windows:
+            raise TargetError(
+                f"{name} needs complete paths, and incomplete={float(self.incomplete):g} cuts some "
+                "short: write incomplete=0, or objective=samplers.DetailedBalance()"
+            )
+        if self.forward_looking and self.objective.flow != "states":
+            raise TargetError(
+                f"forward_looking shifts the flows of states, and {name} has none: write "
+                "objective=samplers.DetailedBalance() or samplers.SubTrajectoryBalance()"
+            )
+        if self.forward_looking and "partial_energy" not in target.offers:
+            raise TargetError(
+                f"forward_looking asks for partial_energy(state), and {type(target).__name__} has "
+                "none"
+            )
+
+    # Training -------------------------------------------------------------------------------
+
+    def init(self, rng_key: PRNGKeyArray, target: Any) -> GFlowNetState:
+        learned = Learned(self.policy.start(rng_key, target), jnp.zeros(()))
+        optimizer = optax.scale_by_adam().init(eqx.filter(learned, eqx.is_inexact_array))
+        return GFlowNetState(learned, jnp.zeros(()), optimizer, jnp.zeros((), jnp.int32))
+
+    def step(
+        self, rng_key: PRNGKeyArray, target: Any, state: GFlowNetState
+    ) -> tuple[GFlowNetState, GFlowNetInfo]:
+        key_paths, key_cut = random.split(rng_key)
+        explore = self._exploration(state.updates)
+        paths = forward_paths(key_paths, target, state.learned.policy, self.num_paths, explore)
+        log_reward = _rewards(target, paths)
+        if self.objective.takes_windows:
+            paths = cut(key_cut, paths, self.incomplete)
+
+        def loss_of(learned: Learned) -> tuple[Array, tuple[Array, Array]]:
+            scores = score(target, learned.policy, self.backward, paths, _floored(log_reward))
+            w = lax.stop_gradient(log_weights(scores))
+            w = jnp.where(paths.complete, w, -jnp.inf)
+            # The first batch gives a first estimate, for rewards of any scale.
+            log_z = jnp.where(state.updates == 0, _finite(weights.log_mean_exp(w)), state.log_z)
+            if self.forward_looking:
+                scores = look_forward(target, scores, paths)
+            else:
+                log_flow = scores.log_flow if self.objective.flow == "states" else 0.0
+                log_flow = log_flow + (log_z + learned.log_z) * jnp.ones_like(scores.log_flow)
+                scores = scores._replace(log_flow=log_flow)
+            return self.objective(scores), (w, log_z)
+
+        (loss, aux), gradient = eqx.filter_value_and_grad(loss_of, has_aux=True)(state.learned)
+        w, log_z = aux
+        updated = self._updated(state._replace(log_z=log_z), gradient)
+        fine = all_finite((loss, gradient))
+        kept = where(fine, *(eqx.filter(s, eqx.is_array) for s in (updated, state)))
+        info = GFlowNetInfo(
+            loss,
+            jnp.sum(jnp.where(paths.complete, w, 0.0)) / jnp.maximum(jnp.sum(paths.complete), 1),
+            weights.ess(w),
+            weights.log_mean_exp(log_reward),
+            ~fine,
+            jnp.array([self.num_paths, 0], jnp.int32),
+        )
+        return eqx.combine(kept, state), info
+
+    def _updated(self, state: GFlowNetState, gradient: Any) -> GFlowNetState:
+        """One Adam step, with a learning rate for the policy and another for log Z."""
+        update: Any = optax.scale_by_adam().update
+        direction, optimizer = update(gradient, state.optimizer)
+        falling = optax.cosine_decay_schedule(1.0, self.num_updates)(state.updates)
+        by = lambda rate, tree: jax.tree.map(lambda x: -(rate * falling).astype(x.dtype) * x, tree)
+        steps = Learned(
+            by(self.learning_rate, direction.policy), by(self.log_z_learning_rate, direction.log_z)
+        )
+        learned = eqx.apply_updates(state.learned, steps)
+        return GFlowNetState(learned, state.log_z, optimizer, state.updates + 1)
+
+    def _exploration(self, updates: Int[Array, ""]) -> Exploration:
+        left = jnp.maximum(1 - 2 * updates / self.num_updates, 0.0)
+        return Exploration(left * self.exploration, self.temperature**left)
+
+    # Drawing --------------------------------------------------------------------------------
+
+    def draw(
+        self, rng_key: PRNGKeyArray, target: Any, state: GFlowNetState, n: int
+    ) -> tuple[State, Float[Array, " n"]]:
+        paths = forward_paths(rng_key, target, state.learned.policy, n)
+        log_reward = _rewards(target, paths)
+        scores = score(target, state.learned.policy, self.backward, paths, log_reward)
+        return paths.objects, log_weights(scores)
+
+    def evaluations(self, n: int) -> tuple[int, int]:
+        return (n, 0)
+
+    def notes(self, history: dict[str, np.ndarray]) -> list[str]:
+        if np.all(history["log_reward"] == -np.inf):
+            raise TargetError(
+                "every object that was built had a reward of zero: nothing could be learned. Give "
+                "the environment a mask that keeps off such objects, or a positive reward"
+            )
+        return []
+
+
+def _rewards(target: Environment, paths: Paths) -> Float[Array, " B"]:
+    return weights.clean(jax.vmap(target.log_density)(paths.objects))
+
+
+def _floored(log_reward: Float[Array, " B"]) -> Float[Array, " B"]:
+    """Log-rewards, finite: where it is -inf, 20 nats below the smallest in the batch."""
+    is_positive = jnp.isfinite(log_reward)
+    lowest = jnp.min(jnp.where(is_positive, log_reward, jnp.inf))
+    return jnp.where(is_positive, log_reward, _finite(lowest) - 20)
+
+
+def _finite(x: Float[Array, ""]) -> Float[Array, ""]:
+    return jnp.where(jnp.isfinite(x), x, 0.0)

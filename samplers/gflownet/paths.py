@@ -1,0 +1,150 @@
+"""Paths through an environment, drawn forward from its initial state or backward from objects.
+
+A path of n moves has n + 1 transitions, the last of which is the stop: the object is the state at
+which it was taken, and its backward probability is 1. All T = max_length + 1 transitions have room;
+a mask says which are real.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax, random
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from ppl.environment import Environment, State
+from ppl.sampler import where
+from samplers.gflownet.policies import BackwardPolicy, masked
+
+
+class Paths(NamedTuple):
+    """Paths, axes (transition, path).
+
+    ``states`` are those before each transition; ``complete``: a path ends with its stop.
+    """
+
+    states: State
+    actions: Int[Array, "T B"]
+    mask: Bool[Array, "T B"]
+    complete: Bool[Array, " B"]
+
+    @property
+    def objects(self) -> State:
+        """Where the paths stopped."""
+        return jax.tree.map(lambda x: x[-1], self.states)
+
+
+class Exploration(NamedTuple):
+    """How the law that draws differs from the policy: (1 - share) P_F^(1 / T) + share U."""
+
+    share: Float[Array, ""] | float = 0.0
+    temperature: Float[Array, ""] | float = 1.0
+
+    def log_probs(self, log_p: Float[Array, " n"], mask: Bool[Array, " n"]) -> Float[Array, " n"]:
+        """Log-probabilities of what is drawn, from those of the policy."""
+        warm = masked(log_p / self.temperature, mask)
+        uniform = masked(jnp.zeros_like(log_p), mask)
+        share = jnp.asarray(self.share, log_p.dtype)
+        return jnp.logaddexp(jnp.log1p(-share) + warm, jnp.log(share) + uniform)
+
+
+NO_EXPLORATION = Exploration()
+
+
+def forward_paths(
+    rng_key: PRNGKeyArray,
+    environment: Environment,
+    policy: Any,
+    num_paths: int,
+    exploration: Exploration = NO_EXPLORATION,
+) -> Paths:
+    """Paths from the initial state."""
+    start = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (num_paths, *x.shape)), environment.initial()
+    )
+    return forward_from(rng_key, environment, policy, start, exploration)
+
+
+def forward_from(
+    rng_key: PRNGKeyArray,
+    environment: Environment,
+    policy: Any,
+    starts: State,
+    exploration: Exploration = NO_EXPLORATION,
+) -> Paths:
+    """Paths from states, stacked, until they stop."""
+    n, length = environment.num_actions, environment.max_length + 1
+    num_paths = len(jax.tree.leaves(starts)[0])
+    # The noise of all transitions at once. A draw decides all that follows: the default generator
+    # never draws what is rarer than 1e-7.
+    noise = random.gumbel(rng_key, (length, num_paths, n + 1), mode="high")
+
+    def one(state: State, noise: Array, is_going: Array) -> Any:
+        mask = environment.forward_mask(state)
+        log_p = exploration.log_probs(masked(policy(environment, state).forward, mask), mask)
+        action = jnp.argmax(log_p + noise).astype(jnp.int32)
+        moves = is_going & (action < n)
+        after = where(moves, environment.apply(state, jnp.minimum(action, n - 1)), state)
+        return after, action, moves
+
+    def transition(carry: Any, noise: Array) -> Any:
+        states, is_going = carry
+        after, actions, moves = jax.vmap(one)(states, noise, is_going)
+        return (after, moves), (states, actions, is_going)
+
+    going = jnp.ones(num_paths, bool)
+    (_, going), (states, actions, mask) = lax.scan(transition, (starts, going), noise)
+    return Paths(states, actions, mask, ~going)
+
+
+def backward_paths(
+    rng_key: PRNGKeyArray,
+    environment: Environment,
+    policy: Any,
+    backward: BackwardPolicy,
+    objects: State,
+) -> Paths:
+    """Paths that end in objects, stacked."""
+    n, length = environment.num_actions, environment.max_length
+    num_paths = len(jax.tree.leaves(objects)[0])
+    noise = random.gumbel(rng_key, (length, num_paths, n), mode="high")
+
+    def one(state: State, noise: Array) -> Any:
+        mask = environment.backward_mask(state)
+        log_p = masked(backward.logits(environment, state, policy(environment, state)), mask)
+        action = jnp.argmax(log_p + noise).astype(jnp.int32)
+        moves = jnp.any(mask)
+        return where(moves, environment.undo(state, action), state), action, moves
+
+    def transition(states: State, noise: Array) -> Any:
+        before, actions, moves = jax.vmap(one)(states, noise)
+        return before, (before, actions, moves)
+
+    _, (states, actions, moves) = lax.scan(transition, objects, noise)
+    return _turned(environment, objects, states, actions, jnp.sum(moves, axis=0))
+
+
+def _turned(
+    environment: Environment, objects: State, states: State, actions: Array, lengths: Array
+) -> Paths:
+    """Paths in forward order: what came k-th going back is at n - k going forward."""
+    t = jnp.arange(environment.max_length + 1)[:, None]
+    columns = jnp.arange(len(lengths))[None]
+    back = jax.tree.map(lambda x, all: jnp.concatenate([x[None], all]), objects, states)
+    at = jnp.maximum(lengths - t, 0)
+    forward = jax.tree.map(lambda x: x[at, columns], back)
+    stop = jnp.int32(environment.num_actions)
+    chosen = actions[jnp.maximum(lengths - 1 - t, 0), columns]
+    actions = jnp.where(t < lengths, chosen, stop)
+    return Paths(forward, actions, t <= lengths, jnp.ones(len(lengths), bool))
+
+
+def cut(rng_key: PRNGKeyArray, paths: Paths, share: Float[Array, ""]) -> Paths:
+    """Leave a share of the paths incomplete: of each only its first transitions, 1, .. or all."""
+    key_which, key_where = random.split(rng_key)
+    lengths = jnp.sum(paths.mask, axis=0)
+    is_cut = random.bernoulli(key_which, share, lengths.shape)
+    kept = random.randint(key_where, lengths.shape, 1, lengths + 1)
+    lengths = jnp.where(is_cut, kept, lengths)
+    mask = paths.mask & (jnp.arange(len(paths.mask))[:, None] < lengths)
+    return paths._replace(mask=mask, complete=paths.complete & jnp.all(mask == paths.mask, axis=0))

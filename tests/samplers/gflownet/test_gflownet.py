@@ -1,0 +1,156 @@
+"""A GFlowNet learns R / Z, its weights are right before and after, and bad input is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ppl
+import samplers
+from models.environments.hypergrid import Hypergrid
+from ppl.state_graph import state_graph, total_variation
+from samplers.gflownet.gflownet import GFlowNet
+from samplers.gflownet.laws import terminal_law
+from samplers.trajectory.objectives import ReverseKL
+
+GRID = Hypergrid()
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    gflownet = GFlowNet(policy=samplers.TabularPolicy(), num_updates=400, learning_rate=0.1)
+    return ppl.sample(gflownet, GRID, rng_key=0, num_samples=2000, progress=False)
+
+
+def test_it_learns_the_law(drawn):
+    graph = state_graph(GRID)
+    law = terminal_law(drawn.sampler, GRID, graph)
+    assert total_variation(law, graph.exact_law()) < 0.01
+
+
+def test_its_weights_give_the_evidence_and_are_flat_once_it_has_learned(drawn):
+    log_z = np.log(22.4)
+    assert drawn.log_evidence.value == pytest.approx(log_z, abs=0.01)
+    assert np.std(drawn.log_weights) < 0.05
+    assert drawn.sampler.state.log_z + drawn.sampler.state.learned.log_z == pytest.approx(
+        log_z, abs=0.01
+    )
+
+
+def test_it_counts_its_rewards_and_says_how_training_went(drawn):
+    # Draws come in batches of a fixed size.
+    assert drawn.num_evaluations == (400 * 64 + 2 * 1024, 0)
+    history = drawn.history
+    assert history["loss"].shape == (1, 400)
+    assert history["loss"][0, -10:].mean() < 0.01 * history["loss"][0, :10].mean()
+    assert history["ess"][0, -1] > 0.9 * 64
+    assert history["elbo"][0, -1] == pytest.approx(np.log(22.4), abs=0.1)
+
+
+def test_draws_are_cells_of_the_grid(drawn):
+    assert drawn["x"].shape == (1, 2000, 2)
+    corner = np.asarray(2 * (drawn["x"][0, :, 0] > 3) + (drawn["x"][0, :, 1] > 3))
+    assert np.abs(np.bincount(corner) / 2000 - 0.25).max() < 4.9 * np.sqrt(0.25 * 0.75 / 2000)
+
+
+def test_a_trained_one_is_saved_and_draws_again(drawn, tmp_path):
+    drawn.sampler.save(tmp_path / "gflownet.eqx")
+    like = GFlowNet(policy=samplers.TabularPolicy(), num_updates=400).untrained(GRID)
+    again = ppl.load_sampler(tmp_path / "gflownet.eqx", like)
+    draws = ppl.sample(again, GRID, rng_key=0, num_samples=100, progress=False)
+    assert draws.log_evidence.value == pytest.approx(np.log(22.4), abs=0.02)
+
+
+# Bad input -------------------------------------------------------------------------------------
+
+
+class Barren(Hypergrid):
+    """No reward anywhere."""
+
+    def log_density(self, position):
+        return jnp.full((), -jnp.inf)
+
+
+def test_a_reward_of_zero_everywhere_is_said(unoptimized):
+    gflownet = GFlowNet(policy=samplers.TabularPolicy(), num_updates=3, num_paths=4)
+    with pytest.raises(ppl.TargetError, match="every object that was built had a reward of zero"):
+        ppl.sample(gflownet, Barren(2, 3), progress=False)
+
+
+class Plain(ppl.environment.Environment):
+    """An environment that gives only what it must: bits, one after the other."""
+
+    num_actions, max_length = 2, 3
+
+    @property
+    def template(self):
+        return jax.ShapeDtypeStruct((3,), jnp.int32)
+
+    def initial(self):
+        return jnp.full(3, -1)
+
+    def log_density(self, position):
+        return jnp.zeros(())
+
+    def forward_mask(self, state):
+        full = state[-1] >= 0
+        return jnp.stack([~full, ~full, full])
+
+    def backward_mask(self, state):
+        last = state[jnp.maximum(jnp.sum(state >= 0) - 1, 0)]
+        return last == jnp.arange(2)
+
+    def apply(self, state, action):
+        return state.at[jnp.sum(state >= 0)].set(action)
+
+    def undo(self, state, action):
+        return state.at[jnp.sum(state >= 0) - 1].set(-1)
+
+
+REFUSED = {
+    "needs an index": ({"policy": samplers.TabularPolicy()}, "Plain has no index"),
+    "needs ways": ({"backward": samplers.MaxEntBackward()}, "Plain has no log_num_paths"),
+    "needs energies": (
+        {"objective": samplers.DetailedBalance(), "forward_looking": True},
+        r"asks for partial_energy\(state\), and Plain has none",
+    ),
+    "has no flows": ({"forward_looking": True}, "flows of states, and TrajectoryBalance has none"),
+    "needs whole paths": (
+        {"incomplete": 0.5},
+        "TrajectoryBalance needs complete paths, and incomplete=0.5 cuts",
+    ),
+    "needs whole paths too": (
+        {"incomplete": 1, "objective": samplers.VarGrad()},
+        "VarGrad needs complete paths",
+    ),
+    "explores": (
+        {"objective": ReverseKL(reparametrized=False)},
+        "ReverseKL asks for forward paths alone",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_it_cannot_do_is_refused_before_it_compiles(what):
+    options, message = REFUSED[what]
+    with pytest.raises(ppl.TargetError, match=message):
+        ppl.sample(GFlowNet(**options), Plain(), progress=False)
+
+
+def test_a_target_that_is_no_environment_is_refused():
+    target = ppl.from_log_density(lambda x: -x @ x, jnp.zeros(2))
+    with pytest.raises(ppl.TargetError, match="environment"):
+        ppl.sample(GFlowNet(), target, progress=False)
+
+
+def test_wrong_numbers_are_refused():
+    with pytest.raises(ValueError, match="num_paths must be an integer, at least 2; got 1"):
+        GFlowNet(num_paths=1)
+    with pytest.raises(ValueError, match="exploration must be a number from 0 to 1; got 2"):
+        GFlowNet(exploration=2)
+    with pytest.raises(ValueError, match="width must be a multiple of num_heads; got 10 and 4"):
+        samplers.TransformerPolicy(width=10)
+
+
+def test_the_plain_environment_is_right():
+    assert ppl.environment.check(Plain()) == (15, True)
