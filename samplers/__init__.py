@@ -46,6 +46,7 @@ class Solver(NamedTuple):
 
 _DENSITY = ("log_density",)
 _GRADIENT = ("gradient", "log_density")
+_INVERSE = ("denoise", "log_likelihood")
 _PROXIMAL = ("gradient", "log_density", "proximal_map")
 
 _METHODS = (
@@ -507,6 +508,56 @@ _METHODS = (
         "asymptotically exact",
         ("environment",),
         "1 log-density a draw, after num_paths of them an update",
+        "core",
+    ),
+    Method(
+        "PiGDM",
+        "Pseudoinverse-guided diffusion",
+        "samplers.diffusion.inverse.pigdm",
+        "ICLR 2023",
+        "biased",
+        _INVERSE,
+        "1 denoiser, 1 transposed derivative and 1 linear equation a step",
+        "core",
+    ),
+    Method(
+        "TMPD",
+        "Tweedie moment projected diffusion",
+        "samplers.diffusion.inverse.tmpd",
+        "arXiv:2310.06721",
+        "biased",
+        _INVERSE,
+        "1 denoiser and 3 + max_cg_steps transposed derivatives at most a step",
+        "core",
+    ),
+    Method(
+        "DPS",
+        "Diffusion posterior sampling",
+        "samplers.diffusion.inverse.dps",
+        "arXiv:2209.14687",
+        "biased",
+        _INVERSE,
+        "1 denoiser and 1 transposed derivative a step",
+        "core",
+    ),
+    Method(
+        "DiffPIR",
+        "Plug-and-play restoration by a diffusion prior",
+        "samplers.diffusion.inverse.diffpir",
+        "arXiv:2305.08995",
+        "biased",
+        _INVERSE,
+        "1 denoiser and 1 linear equation a step",
+        "core",
+    ),
+    Method(
+        "DecomposedDiffusion",
+        "Decomposed diffusion sampling",
+        "samplers.diffusion.inverse.decomposed",
+        "arXiv:2303.05754",
+        "biased",
+        _INVERSE,
+        "1 denoiser a step",
         "core",
     ),
     Method(

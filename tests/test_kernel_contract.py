@@ -39,18 +39,23 @@ REQUIRED = {
 TUNED = {"GibbsianPolarSlice": "width"}  # by another field than a step size
 # These need more of a target than a density; their own tests give it.
 OTHER_TARGETS = {
+    "DPS",
     "DataLangevin",
+    "DecomposedDiffusion",
     "DenoisingDiffusion",
+    "DiffPIR",
     "DiffusionSampler",
     "EllipticalSlice",
     "FKSteering",
     "Gibbs",
     "NestedSampling",
     "ParallelTempering",
+    "PiGDM",
     "RejectionSampling",
     "SGHMC",
     "SGLD",
     "SequenceMetropolis",
+    "TMPD",
     "TwistedSMC",
     "WalkJump",
     "WalkJumpGibbs",
