@@ -1,4 +1,4 @@
-"""Plug-and-play restoration by a diffusion prior (DiffPIR): denoise, go to the data, add noise again.
+"""Plug-and-play restoration by a diffusion prior (DiffPIR): denoise, go to the data, add noise.
 
     D' = argmin_x  |y - A x|^2 / (2 noise_std^2) + penalty |x - D|^2 / (2 kappa^2)
     z' = D' + kappa' (sqrt(renewed) eps + sqrt(1 - renewed) (z - D') / kappa)
