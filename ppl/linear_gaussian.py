@@ -114,14 +114,13 @@ class LinearGaussian(eqx.Module):
     def __call__(self, x: PyTree) -> Float[Array, ""]:
         """Log-likelihood of one position, as the user sees it; -inf where the noise is zero."""
         _require_position(self, x)
-        whitened = jax.tree.map(lambda r, sd: r / sd, self.residual(x), self._noise_tree)
         log_sds = jax.tree.map(
             lambda r, sd: num_reals(r) / r.size * jnp.sum(jnp.broadcast_to(jnp.log(sd), r.shape)),
             self.observation,
             self._noise_tree,
         )
         constant = sum(jax.tree.leaves(log_sds)) + num_reals(self.observation) * LOG_SQRT_2PI
-        value = -0.5 * squared_norm(whitened) - constant
+        value = -0.5 * self.misfit(x) - constant
         return jnp.where(self._least_noise > 0, value, -jnp.inf)
 
     def forward(self, x: PyTree) -> PyTree:
@@ -135,6 +134,10 @@ class LinearGaussian(eqx.Module):
     def residual(self, x: PyTree) -> PyTree:
         """``y - A x``."""
         return jax.tree.map(jnp.subtract, self.observation, self.forward(x))
+
+    def misfit(self, x: PyTree) -> Float[Array, ""]:
+        """``|(y - A x) / noise_std|^2``."""
+        return squared_norm(jax.tree.map(lambda r, sd: r / sd, self.residual(x), self._noise_tree))
 
     def noise(self, rng_key: PRNGKeyArray) -> PyTree:
         """A draw of the noise, shaped like the observation."""

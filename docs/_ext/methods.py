@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import models.environments
+import models.inverse
 import models.programs
 import models.targets
 import ppl.adapters
@@ -229,7 +230,7 @@ def prepare(app: Any, config: Any) -> None:
     write_methods()
     write_modules("diagnostics", "Diagnostics", [ppl.diagnostics])
     write_modules("adapters", "Adapters", [ppl.adapters])
-    targets = [models.targets, models.programs, models.environments]
+    targets = [models.targets, models.programs, models.inverse, models.environments]
     write_modules("models", "Targets that come with the library", targets)
     copy_examples()
 

@@ -14,6 +14,7 @@ import ppl
 from ppl import linear_operators
 from ppl.energy import TargetError
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
 MATRIX = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
 OBSERVATION = jnp.array([0.3, -1.0, 2.0])
 NOISE = 0.5

@@ -12,6 +12,7 @@ import ppl
 from models.inverse.likelihoods import LaplaceNoise, PoissonCounts
 from models.inverse.operators import gaussian_blur
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
 BLUR = gaussian_blur((16,), 1.0)
 IMAGE = jnp.abs(jnp.sin(jnp.arange(16.0)))
 
@@ -23,7 +24,7 @@ def test_counts_have_the_density_of_poisson():
     assert np.isclose(likelihood(IMAGE), stats.poisson.logpmf(counts, rate).sum(), rtol=1e-5)
     # The gradient of the page: peak A^T (y / rate - 1).
     expected = BLUR(30 * (counts / rate - 1))
-    np.testing.assert_allclose(jax.grad(likelihood)(IMAGE), expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(jax.jit(jax.grad(likelihood))(IMAGE), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_in_the_dark_nothing_is_counted_and_gradients_are_numbers():
@@ -46,11 +47,11 @@ def test_outliers_have_the_density_of_laplace():
 def test_data_are_drawn_from_the_likelihood():
     keys = random.split(random.key(0), 4000)
     poisson = PoissonCounts(BLUR, jnp.zeros(16), peak=5.0, background=1.0)
-    counts = np.asarray(jax.vmap(lambda key: poisson.observe(key, IMAGE).counts)(keys))
+    counts = np.asarray(jax.jit(jax.vmap(lambda key: poisson.observe(key, IMAGE).counts))(keys))
     rate = np.asarray(poisson.rate(IMAGE))
     assert np.all(np.abs(counts.mean(0) - rate) < 4.9 * np.sqrt(rate / 4000))
     laplace = LaplaceNoise(BLUR, jnp.zeros(16), scale=0.5)
-    seen = np.asarray(jax.vmap(lambda key: laplace.observe(key, IMAGE).observation)(keys))
+    seen = np.asarray(jax.jit(jax.vmap(lambda key: laplace.observe(key, IMAGE).observation))(keys))
     error = np.abs(seen - np.asarray(BLUR(IMAGE))).mean(0)
     assert np.all(np.abs(error - 0.5) < 4.9 * 0.5 / np.sqrt(4000))
 
