@@ -9,10 +9,16 @@ No one step size suits neck and mouth. It is what a centred hierarchy with littl
 Its ``x`` have such tails (the fourth moment is ``3 exp(2 scale^2)``) that averages of their squares
 tell nothing: judge it by quantiles.
 
+Two funnels go by the name, of ten dimensions both: `hard_funnel` is Neal's, with scale 3;
+`easy_funnel` is that of some papers on learned samplers, with scale 1, where v stays above -4 and
+one step size does. Figures of one say nothing about the other.
+
 References
 ----------
 .. [1] Neal, "Slice sampling", Annals of Statistics 31, 2003, doi:10.1214/aos/1056562461.
    Section 8, with d = 10 and scale = 3.
+.. [2] Zhang and Chen, "Path integral sampler: a stochastic control approach for sampling", ICLR
+   2022, arXiv:2111.15141. Scale 1.
 """
 
 import math
@@ -67,3 +73,13 @@ class Funnel(Known):
         v = self.scale.astype(dtype) * random.normal(key_v, (n,), dtype)
         x = jnp.exp(v / 2)[:, None] * random.normal(key_x, (n, self.num_dims - 1), dtype)
         return {"v": v, "x": x}
+
+
+def hard_funnel() -> Funnel:
+    """Neal's: v has the standard deviation 3."""
+    return Funnel(scale=3.0)
+
+
+def easy_funnel() -> Funnel:
+    """The one with a v of standard deviation 1."""
+    return Funnel(scale=1.0)

@@ -20,7 +20,13 @@ from models.programs.lotka_volterra import STEPS, log_populations
 from models.programs.low_dim_gauss_mix import SortedNormal
 
 PROGRAMS = sorted(
-    [*models.programs.POSTERIORDB.values(), "breast_cancer", "rats", "stochastic_volatility"]
+    [
+        *models.programs.POSTERIORDB.values(),
+        "breast_cancer",
+        "rats",
+        "seeds",
+        "stochastic_volatility",
+    ]
 )
 LYNX = "hudson_lynx_hare-lotka_volterra"
 
@@ -318,6 +324,22 @@ def test_rats_coefficients_are_jointly_normal():
         "beta": lines[:, 1],
     }
     assert numpyro_density("rats", point) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_seeds_density_is_the_hand_written_one():
+    data = program("seeds")[1]
+    tau, a, b = 3.0, np.array([-0.5, 0.1, 1.3, -0.8]), np.linspace(-0.6, 0.6, 21)
+    seed, extract = data["seed"], data["extract"]
+    logits = a[0] + a[1] * seed + a[2] * extract + a[3] * seed * extract + b
+    expected = (
+        stats.gamma.logpdf(tau, 0.01, scale=100)
+        + normal(a, 0, 10)
+        + normal(b, 0, 3.0**-0.5)
+        + stats.binom.logpmf(data["germinated"], data["total"], 1 / (1 + np.exp(-logits))).sum()
+    )
+    point = {"tau": tau, "a0": a[0], "a1": a[1], "a2": a[2], "a12": a[3], "b": b}
+    assert numpyro_density("seeds", point) == pytest.approx(expected, rel=1e-10)
 
 
 # The differential equation --------------------------------------------------------------------

@@ -14,15 +14,24 @@ from models.targets.funnel import Funnel
 from models.targets.gaussian import Gaussian
 from models.targets.gaussian_mixture import GaussianMixture
 from models.targets.ill_conditioned import IllConditionedGaussian
+from models.targets.many_well import ManyWell
 
 TARGETS = {
     "gaussian": Gaussian(7),
     "ill-conditioned": IllConditionedGaussian(6, 1e4),
     "funnel": Funnel(),
     "bimodal": bimodal(3, sds=(1.0, 0.3)),
+    "many wells": ManyWell(2, 1),
     "mixture": GaussianMixture([[0.0, 0.0], [3.0, 1.0], [-2.0, 4.0]], [1.0, 0.5, 2.0], [1, 2, 3]),
 }
-DIMENSIONS = {"gaussian": 7, "ill-conditioned": 6, "funnel": 10, "bimodal": 3, "mixture": 2}
+DIMENSIONS = {
+    "gaussian": 7,
+    "ill-conditioned": 6,
+    "funnel": 10,
+    "bimodal": 3,
+    "many wells": 3,
+    "mixture": 2,
+}
 DRAWS = 20_000
 
 each = pytest.mark.parametrize("name", TARGETS)
@@ -40,6 +49,9 @@ def closed_form(name, x):
         case Funnel():
             below = dist.Normal(0, jnp.exp(x["v"] / 2)[:, None]).log_prob(x["x"]).sum(-1)
             return dist.Normal(0, 3).log_prob(x["v"]) + below
+        case ManyWell():
+            wells = -(x[:, :2] ** 4) + 6 * x[:, :2] ** 2 + x[:, :2] / 2 - np.log(11784.509265)
+            return wells.sum(-1) + dist.Normal(0, 1).log_prob(x[:, 2])
         case _:
             parts = dist.Normal(target.means, target.sds[:, None]).to_event(1)
             mixing = dist.Categorical(logits=target.log_shares)
@@ -125,7 +137,7 @@ def test_modes_have_their_shares(name):
     assert (np.abs(mean - expected) < z_limit(len(mean)) * error).all()
 
 
-@pytest.mark.parametrize("name", ["gaussian", "ill-conditioned", "funnel", "bimodal"])
+@pytest.mark.parametrize("name", ["gaussian", "ill-conditioned", "funnel", "bimodal", "many wells"])
 def test_the_density_is_highest_at_its_modes(name):
     target = TARGETS[name]
     flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], target.modes))
