@@ -77,9 +77,9 @@ class Funnel(Known):
 
 def hard_funnel() -> Funnel:
     """Neal's: v has the standard deviation 3."""
-    return Funnel(scale=3.0)
+    return Funnel(scale=3.0)  # pyright: ignore[reportCallIssue]
 
 
 def easy_funnel() -> Funnel:
     """The one with a v of standard deviation 1."""
-    return Funnel(scale=1.0)
+    return Funnel(scale=1.0)  # pyright: ignore[reportCallIssue]
