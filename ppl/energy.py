@@ -27,6 +27,10 @@ import numpy as np
 from jax import lax, random
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
+
+# ArviZ leaves a NumPyro behind that loads itself when it is used; loaded through its parts, as the
+# next line would, it loses some of them.
+from numpyro import distributions as distributions
 from numpyro.distributions import Distribution, biject_to, constraints
 
 type Position = PyTree

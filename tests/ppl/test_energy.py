@@ -1,5 +1,8 @@
 """Targets: values against closed form, Jacobians once, data traced, clear refusals."""
 
+import subprocess
+import sys
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -227,3 +230,10 @@ def test_samples_have_rows_but_no_density():
 def test_float64_targets_stay_float64(x64):
     target = ppl.from_log_density(normal, jnp.zeros(2), 3.0)
     assert target.log_density(jnp.ones(2)).dtype == jnp.float64
+
+
+def test_numpyro_is_whole_after_arviz_was_imported_first():
+    """It was not: ``numpyro.factor`` raised an AttributeError from then on."""
+    code = "import arviz_stats.base, ppl.energy, numpyro; numpyro.distributions.distribution.Unit"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
