@@ -162,10 +162,15 @@ class LinearGaussian(eqx.Module):
         """Real numbers observed."""
         return num_reals(self.observation)
 
+    @property
+    def has_noise(self) -> bool:
+        """Whether the noise is above zero everywhere, as far as it is known."""
+        least = self._least_noise
+        return isinstance(least, Tracer) or bool(jnp.all(least > 0))
+
     def require_noise(self, method: str) -> None:
         """Raise, in the name of a method that divides by the noise, where that is zero."""
-        least = self._least_noise
-        if not isinstance(least, Tracer) and not bool(jnp.all(least > 0)):
+        if not self.has_noise:
             raise TargetError(
                 f"{method} needs noise_std > 0: the likelihood of a noiseless observation has no "
                 "density. Give the standard deviation of the noise, or a small one in its place"

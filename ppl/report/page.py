@@ -13,7 +13,9 @@ from ppl.draws import PHASES, Draws
 from ppl.same_target import require_same_target
 
 
-def report(draws: Draws | Mapping[str, Draws], path: str | os.PathLike[str]) -> Path:
+def report(
+    draws: Draws | Mapping[str, Draws], path: str | os.PathLike[str], *, truth: Any = None
+) -> Path:
     """Write a page that says how far the draws may be trusted, and why.
 
     Parameters
@@ -24,6 +26,9 @@ def report(draws: Draws | Mapping[str, Draws], path: str | os.PathLike[str]) -> 
     path
         File to write. It is written under a temporary name and renamed: when anything fails, the
         file is what it was before. Missing folders are made.
+    truth
+        The true image, for draws of one that was seen through a linear operator, where it is
+        known: the errors against it are then reported as well.
 
     Returns
     -------
@@ -43,24 +48,26 @@ def report(draws: Draws | Mapping[str, Draws], path: str | os.PathLike[str]) -> 
         raise ValueError("no draws to report: the mapping is empty")
     if isinstance(draws, Mapping):
         require_same_target(draws)
-    return write(path, html(draws))
+    return write(path, html(draws, truth=truth))
 
 
-def html(draws: Draws | Mapping[str, Draws]) -> str:
+def html(draws: Draws | Mapping[str, Draws], *, truth: Any = None) -> str:
     """The page as text."""
-    from ppl.report import chains, comparison, kernel, model, run, values
+    from ppl.report import chains, comparison, kernel, model, pictures, run, values
     from ppl.report.subject import Subject
 
     if isinstance(draws, Mapping):
         subjects = [
-            Subject(each, str(name), f"s{i + 1}-") for i, (name, each) in enumerate(draws.items())
+            Subject(each, str(name), f"s{i + 1}-", truth)
+            for i, (name, each) in enumerate(draws.items())
         ]
         shared = [comparison.overview(subjects), comparison.agreement(subjects)]
         title = subjects[0].draws.run.target
     else:
-        subjects, shared = [Subject(draws)], []
+        subjects, shared = [Subject(draws, truth=truth)], []
         title = draws.run.target
     sections = (
+        pictures.image,
         values.summary,
         values.weights,
         values.densities,

@@ -42,10 +42,12 @@ class Subject:
         What they are called beside others; empty for draws that are alone on the page.
     prefix
         Of the anchors of their sections, unique on the page.
+    truth
+        What the draws should have found, where that is known.
     """
 
-    def __init__(self, draws: Draws, name: str = "", prefix: str = ""):
-        self.draws, self.name, self.prefix = draws, name, prefix
+    def __init__(self, draws: Draws, name: str = "", prefix: str = "", truth: Any = None):
+        self.draws, self.name, self.prefix, self.truth = draws, name, prefix, truth
 
     @cached_property
     def verdict(self) -> Verdict:
