@@ -36,10 +36,10 @@ def image(subject: Subject) -> Section | None:
         panels.insert(0, picture("The truth", true, low, high))
     caption = (
         "Bright is high; mean and ends of the intervals share one scale. Where the standard "
-        "deviation is bright the data say little, and what the mean shows there is the prior's."
+        "deviation is bright the data say little, and what the mean shows there is the prior's. "
+        "The chart has the mean of one row, and its intervals in grey."
     )
-    legend = [("c0", "mean"), ("band", f"{share} interval")]
-    blocks: list[Block] = [_facts(found), *figure(panels, caption, legend=legend)]
+    blocks: list[Block] = [_facts(found), *figure(panels, caption)]
     return Section("image", "The image", blocks)
 
 
@@ -49,7 +49,7 @@ def _facts(found: ImageSummary) -> Table:
         ("PSNR of the mean, in decibels", found.psnr, 3),
         ("SSIM of the mean", found.ssim, 3),
         ("CRPS of the draws", found.crps, 3),
-        ("Pixels with the truth in the interval", found.coverage, 3),
+        ("Truths in the intervals", found.coverage, 3),
     ):
         if value is not None:
             rows.append([Cell(name), Cell(number(value, digits))])

@@ -57,7 +57,7 @@ def test_a_known_truth_is_shown_and_compared(page):
     truth = np.random.default_rng(3).normal(size=(12, 16))
     read = page(made(1.0), truth=truth)[1]
     assert read.elements["image"] == 5
-    for words in ("PSNR of the mean", "SSIM", "CRPS", "Pixels with the truth in the interval"):
+    for words in ("PSNR of the mean", "SSIM", "CRPS", "Truths in the intervals"):
         assert words in read.text
 
 
