@@ -22,7 +22,7 @@ import ppl
 import samplers
 
 smoke = os.environ.get("SMOKE") == "1"
-num_digits, num_draws, scale = (2, 8, 10) if smoke else (12, 32, 1)
+num_digits, num_draws, scale = (2, 8, 10) if smoke else (6, 64, 1)
 images = load_digits().images
 held_out = np.random.default_rng(0).permutation(len(images))[:449]
 truth = images[held_out[:num_digits]] / 8 - 1
@@ -46,6 +46,11 @@ methods = {
     "DPS": samplers.DPS(zeta=0.5, num_steps=200 // scale),
     "DiffPIR": samplers.DiffPIR(num_steps=100 // scale),
     "DDS": samplers.DecomposedDiffusion(num_steps=50 // scale),
+    "DDRM": samplers.DDRM(num_steps=100 // scale),
+    "DAPS": samplers.DAPS(num_steps=50 // scale, num_ode_steps=4),
+    "PnP-DM": samplers.PnPDM(num_steps=50 // scale, num_inner_steps=10),
+    "RED-diff": samplers.REDDiff(num_steps=300 // scale),
+    "STSL": samplers.STSL(correction=0.1, num_steps=400 // scale),
 }
 
 # %%

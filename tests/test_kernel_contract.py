@@ -39,6 +39,8 @@ REQUIRED = {
 TUNED = {"GibbsianPolarSlice": "width"}  # by another field than a step size
 # These need more of a target than a density; their own tests give it.
 OTHER_TARGETS = {
+    "DAPS",
+    "DDRM",
     "DPS",
     "DataLangevin",
     "DecomposedDiffusion",
@@ -51,9 +53,12 @@ OTHER_TARGETS = {
     "NestedSampling",
     "ParallelTempering",
     "PiGDM",
+    "PnPDM",
+    "REDDiff",
     "RejectionSampling",
     "SGHMC",
     "SGLD",
+    "STSL",
     "SequenceMetropolis",
     "TMPD",
     "TwistedSMC",
