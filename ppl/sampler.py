@@ -164,11 +164,13 @@ class MarkovKernel(Sampler):
         return ()
 
     def retune(
-        self, particles: Position, log_weights: Float[Array, " n"], info: Any
+        self, particles: Position, log_weights: Float[Array, " n"], info: Any, watched: Any = ()
     ) -> "MarkovKernel":
         """Same kernel, tuned to weighted particles; shapes are kept. By default unchanged.
 
-        ``info`` is the info of the last moves (leading axis: particles), or None before any.
+        ``info`` is the info of the last moves (leading axis: particles), or None before any;
+        ``watched`` what `watch` finds in the states of the particles, or () where these are not
+        known.
         """
         return self
 

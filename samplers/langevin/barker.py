@@ -17,7 +17,7 @@ References
    metric, Appendix G.
 """
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,9 +115,13 @@ class Barker(MarkovKernel):
         return state, BarkerInfo(acceptance_rate, is_accepted, diverging, evaluations)
 
     def retune(
-        self, particles: Position, log_weights: Float[Array, " n"], info: BarkerInfo | None
+        self,
+        particles: Position,
+        log_weights: Float[Array, " n"],
+        info: BarkerInfo | None,
+        watched: Any = (),
     ) -> "Barker":
-        return retuned(self, particles, log_weights, info)
+        return retuned(self, particles, log_weights, info, watched)
 
 
 def log_ways(move: Float[Array, " d"], slope: Float[Array, " d"]) -> Float[Array, ""]:

@@ -194,7 +194,7 @@ class BregmanLangevin(MarkovKernel):
         return chosen, BregmanLangevinInfo(rate, is_accepted, diverging, evaluations)
 
     def retune(
-        self, particles: Position, log_weights: Float[Array, " n"], info: Any
+        self, particles: Position, log_weights: Float[Array, " n"], info: Any, watched: Any = ()
     ) -> "BregmanLangevin":
         step_size = adjusted(self.step_size, info, self.target_acceptance)
         return eqx.tree_at(lambda k: k.step_size, self, step_size)

@@ -19,7 +19,7 @@ References
    Comput. Appl. Probab. 4, 2002, doi:10.1023/A:1023562417138. The metric, for a constant matrix.
 """
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,9 +116,13 @@ class MALA(MarkovKernel):
         return state, MALAInfo(acceptance_rate, is_accepted, diverging, evaluations)
 
     def retune(
-        self, particles: Position, log_weights: Float[Array, " n"], info: MALAInfo | None
+        self,
+        particles: Position,
+        log_weights: Float[Array, " n"],
+        info: MALAInfo | None,
+        watched: Any = (),
     ) -> "MALA":
-        return retuned(self, particles, log_weights, info)
+        return retuned(self, particles, log_weights, info, watched)
 
 
 def log_way_back(

@@ -108,7 +108,7 @@ class ProximalMALA(MarkovKernel):
         return state, ProximalMALAInfo(acceptance_rate, is_accepted, diverging, evaluations)
 
     def retune(
-        self, particles: Position, log_weights: Float[Array, " n"], info: Any
+        self, particles: Position, log_weights: Float[Array, " n"], info: Any, watched: Any = ()
     ) -> "ProximalMALA":
         step_size = adjusted(self.step_size, info, self.target_acceptance)
         return eqx.tree_at(lambda k: k.step_size, self, step_size)

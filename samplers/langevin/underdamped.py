@@ -184,9 +184,9 @@ class UnderdampedLangevin(MarkovKernel):
         )
 
     def retune(
-        self, particles: Position, log_weights: Float[Array, " n"], info: Any
+        self, particles: Position, log_weights: Float[Array, " n"], info: Any, watched: Any = ()
     ) -> "UnderdampedLangevin":
-        return retuned(self, particles, log_weights, info)
+        return retuned(self, particles, log_weights, info, watched)
 
 
 def refreshed(

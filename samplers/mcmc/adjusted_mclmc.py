@@ -153,8 +153,9 @@ class AdjustedMCLMC(MarkovKernel):
         particles: Position,
         log_weights: Float[Array, " n"],
         info: AdjustedMCLMCInfo | None,
+        watched: Any = (),
     ) -> "AdjustedMCLMC":
-        return retuned(self, particles, log_weights, info)
+        return retuned(self, particles, log_weights, info, watched)
 
     def _num_steps(self, rng_key: PRNGKeyArray, step_size: Float[Array, ""]) -> Int[Array, ""]:
         # Uniform on 1, 2, ... with the mean that makes the length.

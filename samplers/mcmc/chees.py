@@ -154,8 +154,10 @@ class ChEES(MarkovKernel):
             num_evaluations=jnp.stack([n_steps, n_steps]),
         )
 
-    def retune(self, particles: Position, log_weights: Float[Array, " n"], info: Any) -> "ChEES":
-        return retuned(self, particles, log_weights, info)
+    def retune(
+        self, particles: Position, log_weights: Float[Array, " n"], info: Any, watched: Any = ()
+    ) -> "ChEES":
+        return retuned(self, particles, log_weights, info, watched)
 
 
 # Warm-up --------------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ class GibbsianPolarSlice(MarkovKernel):
         )
 
     def retune(
-        self, particles: Position, log_weights: Float[Array, " n"], info: Any
+        self, particles: Position, log_weights: Float[Array, " n"], info: Any, watched: Any = ()
     ) -> "GibbsianPolarSlice":
         """Center at the weighted mean, and the width the geometric mean of the radii about it."""
         x = flatten(particles)

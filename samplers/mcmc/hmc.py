@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from blackjax.mcmc import hmc, integrators, metrics
 from jax import random
 from jax.flatten_util import ravel_pytree
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ppl.energy import Energy, Position
@@ -157,8 +158,9 @@ class HMC(MarkovKernel):
     Differences from the paper
     --------------------------
     ``trajectory_length`` stays fixed while the step size is tuned, so that the number of steps
-    follows. With ``num_steps`` the time follows the step size instead: where it comes near half
-    a period of some direction, draws along it turn periodic; NUTS has no such times.
+    follows, and the steps taken are those that divide it, ``step_size`` at most. With
+    ``num_steps`` the time follows the step size instead: where it comes near half a period of some
+    direction, draws along it turn periodic; NUTS has no such times.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"log_density", "gradient"})
@@ -189,11 +191,9 @@ class HMC(MarkovKernel):
         self, rng_key: PRNGKeyArray, target: Energy, state: HMCState
     ) -> tuple[HMCState, HMCInfo]:
         start, leapfrog, restore = whitened(target, self.metric, state)
-        step_size = self.step_size.astype(start.logdensity.dtype)
+        num_steps, step_size = self._steps(start.logdensity.dtype)
         kernel: Any = hmc.build_kernel(lambda *_: leapfrog, DIVERGENCE_THRESHOLD)
-        end, info = kernel(
-            rng_key, start, target.log_density, step_size, UNIT_METRIC, self._num_steps(step_size)
-        )
+        end, info = kernel(rng_key, start, target.log_density, step_size, UNIT_METRIC, num_steps)
         n_steps = info.num_integration_steps
         return restore(end), HMCInfo(
             acceptance_rate=info.acceptance_rate,
@@ -206,12 +206,19 @@ class HMC(MarkovKernel):
             num_evaluations=jnp.stack([n_steps, n_steps]),
         )
 
-    def retune(self, particles: Position, log_weights: Float[Array, " n"], info: Any) -> "HMC":
-        return retuned(self, particles, log_weights, info)
+    def retune(
+        self, particles: Position, log_weights: Float[Array, " n"], info: Any, watched: Any = ()
+    ) -> "HMC":
+        return retuned(self, particles, log_weights, info, watched)
 
-    def _num_steps(self, step_size: Float[Array, ""]) -> Int[Array, ""]:
+    def _steps(self, dtype: DTypeLike) -> tuple[Int[Array, ""], Float[Array, ""]]:
+        """How many leapfrog steps, and how long."""
+        longest = self.step_size.astype(dtype)
         if self.num_steps is not None:
-            return jnp.int32(self.num_steps)
-        steps = jnp.ceil(self.trajectory_length / step_size)
+            return jnp.int32(self.num_steps), longest
+        time = self.trajectory_length.astype(dtype)
         most = jnp.where(self.brief, min(31, self.max_num_steps), self.max_num_steps)
-        return jnp.clip(steps, 1, most).astype(jnp.int32)
+        num_steps = jnp.clip(jnp.ceil(time / longest), 1, most).astype(jnp.int32)
+        # Past a quarter of a period draws remember where they were: two of the longest steps that
+        # are often accepted may overshoot it by half.
+        return num_steps, jnp.minimum(longest, time / num_steps)

@@ -167,8 +167,10 @@ class MEADS(MarkovKernel):
             num_evaluations=jnp.ones(2, jnp.int32),
         )
 
-    def retune(self, particles: Position, log_weights: Float[Array, " n"], info: Any) -> "MEADS":
-        return retuned(self, particles, log_weights, None)
+    def retune(
+        self, particles: Position, log_weights: Float[Array, " n"], info: Any, watched: Any = ()
+    ) -> "MEADS":
+        return retuned(self, particles, log_weights, None, watched)
 
 
 def slice_test(

@@ -130,8 +130,10 @@ class NUTS(MarkovKernel):
             num_evaluations=jnp.stack([n_steps, n_steps]),
         )
 
-    def retune(self, particles: Position, log_weights: Float[Array, " n"], info: Any) -> "NUTS":
-        return retuned(self, particles, log_weights, info)
+    def retune(
+        self, particles: Position, log_weights: Float[Array, " n"], info: Any, watched: Any = ()
+    ) -> "NUTS":
+        return retuned(self, particles, log_weights, info, watched)
 
 
 # BlackJAX's parts; their types say float where arrays pass.

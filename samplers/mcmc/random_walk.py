@@ -18,7 +18,7 @@ References
    1996. Table 1.
 """
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -95,7 +95,11 @@ class RandomWalk(MarkovKernel):
         )
 
     def retune(
-        self, particles: Position, log_weights: Float[Array, " n"], info: RandomWalkInfo | None
+        self,
+        particles: Position,
+        log_weights: Float[Array, " n"],
+        info: RandomWalkInfo | None,
+        watched: Any = (),
     ) -> "RandomWalk":
         one = jax.eval_shape(lambda tree: jax.tree.map(lambda x: x[0], tree), particles)
         step_size = adjusted(self.step_size, info, optimum(dimension(one)))

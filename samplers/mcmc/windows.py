@@ -278,13 +278,23 @@ def resolved[Kernel: Any](kernel: Kernel, target: Energy) -> Kernel:
 
 
 def retuned[Kernel: Any](
-    kernel: Kernel, particles: PyTree, log_weights: Float[Array, " n"], info: Any
+    kernel: Kernel, particles: PyTree, log_weights: Float[Array, " n"], info: Any, gradients: PyTree
 ) -> Kernel:
-    """Kernel with the metric of weighted particles; the step size follows the acceptance seen."""
-    x = flatten(particles)
+    """Kernel with the metric of weighted particles, and of their gradients, where there are any.
+
+    The step size follows the acceptance seen.
+    """
     weights = jax.nn.softmax(log_weights)[:, None]
-    deviations = jnp.sqrt(weights) * (x - jnp.sum(weights * x, axis=0))
-    metric = kernel.metric.fit(deviations, None, 1 / jnp.sum(weights**2))
+
+    def deviations(tree: PyTree) -> Float[Array, "n d"]:
+        x = jnp.where(weights > 0, flatten(tree), 0)  # NaN, perhaps, where there is no weight
+        return jnp.sqrt(weights) * (x - jnp.sum(weights * x, axis=0))
+
+    metric = kernel.metric.fit(
+        deviations(particles),
+        deviations(gradients) if jax.tree.leaves(gradients) else None,
+        1 / jnp.sum(weights**2),
+    )
     step_size = adjusted(kernel.step_size, info, kernel.target_acceptance)
     return _replace(kernel, step_size, metric)
 

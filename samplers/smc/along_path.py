@@ -23,9 +23,9 @@ from samplers.smc import feynman_kac as fk
 from samplers.smc.moves import Moved, move
 from samplers.smc.path import Path, increments, next_inverse_temperature, why_dead
 
-# Fewer particles than this times d^2 do not tell d^2 covariances: what a dense metric learns from
-# them moves the evidence, by half a nat at 1.3 d^2 particles and by a tenth at 2.7 d^2.
-PARTICLES_A_SQUARE = 4
+# Fewer particles than this times d, of which each half of the population has half and resampling
+# leaves half again, span too little for a dense metric.
+PARTICLES_A_DIMENSION = 8
 
 
 class PathState(NamedTuple):
@@ -100,7 +100,7 @@ class AlongPath(ParticleSampler):
         """Lay out the move for the dimension of this target."""
         given = self.move
         kernel = HMC() if given is None else given
-        few = self.num_particles < PARTICLES_A_SQUARE * dimension(target.template) ** 2
+        few = self.num_particles < PARTICLES_A_DIMENSION * dimension(target.template)
         if self.tune and few and getattr(kernel, "metric", self) is None:
             kernel = eqx.tree_at(
                 lambda k: k.metric, kernel, Diagonal(), is_leaf=lambda x: x is None

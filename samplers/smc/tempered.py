@@ -48,7 +48,7 @@ class TemperedSMC(AlongPath):
     move
         Any Markov kernel, exact if the draws are to be. None: `HMC`. Its metric and step size
         are tuned at each temperature, for one half of the particles to the other half. The metric
-        is diagonal where there are fewer particles than ``4 d^2``, unless the kernel names one.
+        is diagonal where there are fewer particles than ``8 d``, unless the kernel names one.
     reference
         Where to start, if not from the prior of the target: a NumPyro distribution or a target
         that can be sampled, on the unconstrained space, wider than the target.

@@ -244,6 +244,25 @@ def test_retune_takes_the_covariance_of_weighted_particles_and_keeps_shapes(kern
         assert (old.shape, old.dtype) == (new.shape, new.dtype)
 
 
+def test_with_gradients_few_particles_tell_a_gaussian_and_those_without_weight_do_not_count():
+    kernel = NUTS(step_size=0.5).resolve(target([1.0, 5.0]))
+    factor = jnp.array([[0.5, 0.0, 0.0], [1.0, 1.0, 0.0], [-2.0, 3.0, 4.0]])
+    x = random.normal(random.key(0), (12, 3)) @ factor.T
+    gradients = -jnp.linalg.solve(factor @ factor.T, x.T).T
+
+    def tree(x):
+        return {"a": x[:, 0], "b": x[:, 1:]}
+
+    lost = jnp.zeros(12).at[5].set(-jnp.inf)
+    x, gradients = (tree(rows.at[5].set(jnp.nan)) for rows in (x, gradients))
+    tuned = retune(kernel, x, lost, None, gradients)
+    square = jax.vmap(tuned.metric.scale)(jnp.eye(3))
+    np.testing.assert_allclose(square.T @ square, factor @ factor.T, atol=0.3)
+    alone = retune(kernel, x, lost, None)
+    square = jax.vmap(alone.metric.scale)(jnp.eye(3))
+    assert np.abs(square.T @ square - factor @ factor.T).max() > 3
+
+
 def test_retune_shortens_steps_that_were_rejected_and_lengthens_easy_ones():
     kernel = NUTS(step_size=0.5).resolve(target([1.0, 5.0]))
     particles = {"a": jnp.arange(9.0), "b": random.normal(random.key(0), (9, 2))}
