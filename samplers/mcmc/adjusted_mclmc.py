@@ -15,7 +15,7 @@ References
    Carlo", 2025, arXiv:2503.01707.
 """
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
