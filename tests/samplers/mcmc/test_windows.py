@@ -260,7 +260,7 @@ def test_with_gradients_few_particles_tell_a_gaussian_and_those_without_weight_d
     np.testing.assert_allclose(square.T @ square, factor @ factor.T, atol=0.3)
     alone = retune(kernel, x, lost, None)
     square = jax.vmap(alone.metric.scale)(jnp.eye(3))
-    assert np.abs(square.T @ square - factor @ factor.T).max() > 3
+    assert np.abs(square.T @ square - factor @ factor.T).max() > 1
 
 
 def test_retune_shortens_steps_that_were_rejected_and_lengthens_easy_ones():
