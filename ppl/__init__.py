@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from ppl import adapters as adapters
     from ppl import diagnostics as diagnostics
     from ppl import environment as environment
+    from ppl.algebra import posterior as posterior
+    from ppl.algebra import product as product
+    from ppl.algebra import stack as stack
+    from ppl.algebra import tempered as tempered
+    from ppl.algebra import tilt as tilt
     from ppl.bayes_factor import BayesFactor as BayesFactor
     from ppl.bayes_factor import bayes_factor as bayes_factor
     from ppl.calibrate import calibrate as calibrate
@@ -25,11 +30,6 @@ if TYPE_CHECKING:
     from ppl.energy import from_energy as from_energy
     from ppl.energy import from_log_density as from_log_density
     from ppl.energy import from_samples as from_samples
-    from ppl.energy import posterior as posterior
-    from ppl.energy import product as product
-    from ppl.energy import stack as stack
-    from ppl.energy import tempered as tempered
-    from ppl.energy import tilt as tilt
     from ppl.inference import sample as sample
     from ppl.inference import sample_batch as sample_batch
     from ppl.linear_gaussian import LinearGaussian as LinearGaussian
@@ -52,6 +52,13 @@ if TYPE_CHECKING:
     from ppl.stopping import evaluations as evaluations
 
 _HOMES = {
+    "ppl.algebra": (
+        "posterior",
+        "product",
+        "stack",
+        "tempered",
+        "tilt",
+    ),
     "ppl.bayes_factor": ("BayesFactor", "bayes_factor"),
     "ppl.calibrate": ("calibrate",),
     "ppl.compare": ("compare",),
@@ -65,11 +72,6 @@ _HOMES = {
         "from_energy",
         "from_log_density",
         "from_samples",
-        "posterior",
-        "product",
-        "stack",
-        "tempered",
-        "tilt",
     ),
     "ppl.inference": ("sample", "sample_batch"),
     "ppl.linear_gaussian": ("LinearGaussian",),

@@ -30,12 +30,13 @@ from jax import random
 from jaxtyping import PRNGKeyArray
 
 from ppl import about, keys, weights
+from ppl.algebra import Stack
 from ppl.calling import CallableModule
 from ppl.diagnostics.calibration import judge, table_of
 from ppl.diagnostics.findings import Verdict
 from ppl.diagnostics.rhat_ess import chain_statistics
 from ppl.draws import Draws
-from ppl.energy import Energy, Position, Stack, TargetError, describe
+from ppl.energy import Energy, Position, TargetError
 from ppl.inference import sample, sample_batch
 from ppl.program import Program, from_numpyro
 from ppl.ranks import Fit, Quantities, rank
@@ -43,6 +44,7 @@ from ppl.sampler import MarkovKernel, Sampler
 from ppl.simulate import Generated, Simulator, replicate_batch, simulate_batch
 from ppl.start import NO_START
 from ppl.structure import listed
+from ppl.template import describe
 
 BATCH = 50  # simulations that are run, and checkpointed, together
 SAMPLES = 250  # draws in each chain, where the user names no number: ranks need no more

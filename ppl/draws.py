@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from ppl import weights
-from ppl.energy import named
 from ppl.keys import as_key
+from ppl.template import named
 from ppl.weights import Estimate
 
 
@@ -253,7 +253,8 @@ class Draws:
         TargetError
             If the positions do not fit the target's template.
         """
-        from ppl.energy import TargetError, require_template
+        from ppl.energy import TargetError
+        from ppl.template import require_template
 
         leaves, structure = jax.tree.leaves(self.positions), jax.tree.structure(target.template)
         if len(leaves) != structure.num_leaves:

@@ -27,7 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ppl.energy import Energy, TargetError, describe
+from ppl.energy import Energy, TargetError
+from ppl.template import describe
 
 type State = PyTree
 

@@ -13,9 +13,10 @@ from jax import random
 from jaxtyping import PRNGKeyArray, PyTree
 
 from ppl import about, keys, population, sharding, start
+from ppl.algebra import Stack, entry
 from ppl.checkpoint import Checkpoint, fingerprint
 from ppl.draws import Draws, Estimate, Run
-from ppl.energy import Energy, Position, Prior, Stack, TargetError, entry
+from ppl.energy import Energy, Position, Prior, TargetError
 from ppl.markov import Chains, Outcome, Plan, Tallies
 from ppl.sampler import (
     DirectSampler,

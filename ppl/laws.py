@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.distributions import Distribution, biject_to
 from numpyro.distributions.transforms import IdentityTransform, Transform
 
-from ppl.energy import TargetError, describe
+from ppl.energy import TargetError
+from ppl.template import describe
 
 
 def is_law(leaf: Any) -> bool:

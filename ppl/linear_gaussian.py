@@ -21,7 +21,7 @@ from jax.core import Tracer
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
-from ppl.energy import TargetError, as_data, as_template, describe
+from ppl.energy import TargetError
 from ppl.linear_operators import (
     SVD,
     apply,
@@ -33,6 +33,7 @@ from ppl.linear_operators import (
     require_linear,
     squared_norm,
 )
+from ppl.template import as_data, as_template, describe
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 

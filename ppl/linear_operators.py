@@ -31,7 +31,8 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
 from lineax import AbstractLinearOperator, MatrixLinearOperator
 
-from ppl.energy import TargetError, as_template, describe
+from ppl.energy import TargetError
+from ppl.template import as_template, describe
 
 LARGEST_DENSE = 1024  # rows or columns of a matrix that is decomposed without being asked to
 DOT_TOLERANCE = {"float32": 1e-4, "float64": 1e-9}

@@ -19,11 +19,12 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro import handlers
 from numpyro.distributions import biject_to
 
-from ppl.energy import Energy, Position, TargetError, Values, as_data
+from ppl.energy import Energy, Position, TargetError, Values
 from ppl.predictive import finite
 from ppl.program import Program, from_numpyro
 from ppl.sites import Message, run, shapes_of_outputs, start_value
 from ppl.structure import listed
+from ppl.template import as_data
 
 TRIALS = 4  # of whether the elements of a site depend on each other
 

@@ -15,10 +15,11 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from numpyro import handlers
 
 from ppl.calling import CallableModule
-from ppl.energy import TargetError, as_data
+from ppl.energy import TargetError
 from ppl.keys import as_key
 from ppl.predictive import BATCH_NUMBERS, Sites, over_draws
 from ppl.sites import Forget, RequireShapes, run, shapes_of_outputs
+from ppl.template import as_data
 
 
 def predict(

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ppl.energy import Energy, Position, Values, float_dtype
+from ppl.energy import Energy, Position, Values
+from ppl.template import float_dtype
 
 
 class ModelPrior(Energy):

@@ -25,7 +25,7 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 
 from ppl import predictive, simulate
-from ppl.energy import Energy, Position, TargetError, as_data, require_template
+from ppl.energy import Energy, Position, TargetError
 from ppl.prior import ModelPrior
 from ppl.sites import JACOBIAN, FixedKey, Forget, Message, Rows, place, read_model, run
 from ppl.structure import (
@@ -39,6 +39,7 @@ from ppl.structure import (
     notes_of,
     warnings_of,
 )
+from ppl.template import as_data, require_template
 
 type Sites = dict[str, Array]
 

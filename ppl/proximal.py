@@ -27,7 +27,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from ppl.energy import Energy, LogDensity, Position, TargetError, Values, describe
+from ppl.energy import Energy, LogDensity, Position, TargetError, Values
+from ppl.template import describe
 
 
 class ProximalMap(eqx.Module):

@@ -18,7 +18,8 @@ from jax import lax, random
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
-from ppl.energy import Energy, TargetError, as_data
+from ppl.energy import Energy, TargetError
+from ppl.template import as_data
 
 
 class SequenceModel(Energy):

@@ -33,7 +33,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro import handlers
 from numpyro.primitives import Messenger
 
-from ppl.energy import Energy, Position, Stack, TargetError
+from ppl.algebra import Stack
+from ppl.energy import Energy, Position, TargetError
 from ppl.keys import Keys
 from ppl.predictive import finite
 from ppl.sites import Forget, Message, model_name, run

@@ -293,7 +293,7 @@ def model_name(model: Callable) -> str:
 def read_model(
     model: Any, args: tuple, kwargs: dict, prior_factors: tuple[str, ...] = ()
 ) -> Structure:
-    """Facts about a model with these arguments, which `ppl.energy.as_data` has converted.
+    """Facts about a model with these arguments, which `ppl.template.as_data` has converted.
 
     Sites in ``prior_factors`` become auxiliary.
 

@@ -11,8 +11,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from numpyro.distributions.distribution import validation_enabled
 
-from ppl.energy import Energy, Position, TargetError, describe, named
+from ppl.energy import Energy, Position, TargetError
 from ppl.keys import Keys
+from ppl.template import describe, named
 
 RADIUS = 2.0  # jittered starts are uniform on (-2, 2) in the unconstrained space, as Stan's
 ATTEMPTS = 100

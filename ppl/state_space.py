@@ -19,7 +19,8 @@ from numpyro.distributions import Distribution
 from numpyro.distributions.transforms import Transform
 
 from ppl import laws
-from ppl.energy import Energy, Position, TargetError, Values, as_data, describe, float_dtype
+from ppl.energy import Energy, Position, TargetError, Values
+from ppl.template import as_data, describe, float_dtype
 
 
 class StateSpaceModel(Energy):

@@ -11,17 +11,10 @@ from jax import random
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from numpyro.distributions import Distribution
 
-from ppl.energy import (
-    Energy,
-    Position,
-    TargetError,
-    Values,
-    as_data,
-    describe,
-    from_distribution,
-)
+from ppl.energy import Energy, Position, TargetError, Values, from_distribution
 from ppl.program import from_numpyro
 from ppl.state_space import StateSpaceModel, why_not
+from ppl.template import as_data, describe
 
 
 class StateSpacePosterior(Energy):

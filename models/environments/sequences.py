@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ppl.energy import as_data
 from ppl.environment import Environment
 from ppl.sampler import size
+from ppl.template import as_data
 
 
 class Written(Environment):

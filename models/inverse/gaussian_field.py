@@ -21,7 +21,7 @@ from jax import random
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from models.targets.known import Known
-from ppl.energy import dimension
+from ppl.template import dimension
 
 
 class GaussianField(Known):

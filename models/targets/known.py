@@ -5,7 +5,8 @@ from abc import abstractmethod
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ppl.energy import Energy, Position, dimension
+from ppl.energy import Energy, Position
+from ppl.template import dimension
 
 
 class Known(Energy):

@@ -29,7 +29,7 @@ import numpy as np
 from numpyro import distributions as dist
 
 import ppl
-from ppl.energy import Posterior
+from ppl.algebra import Posterior
 
 VARIANCE, EXPECTED, RATE = 1.91, 126.0, 33.0
 MEAN = math.log(EXPECTED) - VARIANCE / 2

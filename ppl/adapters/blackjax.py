@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ppl.energy import Energy, Position, TargetError, as_data, require_template
+from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import Exactness, MarkovKernel
+from ppl.template import as_data, require_template
 
 # BlackJAX's names of what this library, as ArviZ, calls otherwise.
 _RENAMED = {"is_divergent": "diverging", "num_integration_steps": "n_steps"}

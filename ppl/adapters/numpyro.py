@@ -22,10 +22,11 @@ from jaxtyping import Array, Int
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
 
-from ppl.energy import as_data, from_energy
+from ppl.energy import from_energy
 from ppl.inference import sample
 from ppl.program import Program, from_numpyro
 from ppl.sampler import MarkovKernel
+from ppl.template import as_data
 
 
 class NumPyroState(NamedTuple):

@@ -39,8 +39,9 @@ from jax import lax, random
 from jaxtyping import Array, Float
 
 from ppl import keys, weights
-from ppl.energy import TargetError, describe, named
+from ppl.energy import TargetError
 from ppl.sampler import Trained
+from ppl.template import describe, named
 from ppl.weights import Estimate
 
 AT_ONCE = 8  # runs side by side

@@ -39,7 +39,8 @@ from scipy.special import expit
 from ppl import weights
 from ppl.diagnostics.rhat_ess import MIN_DRAWS, ess_mean, rhat
 from ppl.draws import Draws, host_generator
-from ppl.energy import TargetError, dimension
+from ppl.energy import TargetError
+from ppl.template import dimension
 from ppl.weights import Estimate
 
 BISECTIONS = 100

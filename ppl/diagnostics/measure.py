@@ -40,7 +40,7 @@ from jax import lax, random
 from jaxtyping import Array, Float, PyTree
 
 from ppl import keys
-from ppl.energy import named
+from ppl.template import named
 
 MOST_POPULATIONS = 4096
 MOST_OUTCOMES = 1_000_000

@@ -46,7 +46,8 @@ from jaxtyping import Float, PyTree
 from ppl import weights
 from ppl.diagnostics.thinning import effective_draws, every
 from ppl.draws import Draws
-from ppl.energy import TargetError, require_template
+from ppl.energy import TargetError
+from ppl.template import require_template
 
 MIN_DRAWS = 50  # effective: with fewer the bootstrap does not keep its level
 MAX_DRAWS = 2000

@@ -30,7 +30,7 @@ from jaxtyping import Float
 from ppl.diagnostics.rhat_ess import ess_mean
 from ppl.diagnostics.stein import flat_rows, opened, scores
 from ppl.diagnostics.thinning import every
-from ppl.energy import named
+from ppl.template import named
 
 MIN_DRAWS = 50  # effective
 MAX_DRAWS = 4000

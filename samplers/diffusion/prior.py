@@ -28,7 +28,8 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
-from ppl.energy import Energy, Position, TargetError, as_template, describe, float_dtype
+from ppl.energy import Energy, Position, TargetError
+from ppl.template import as_template, describe, float_dtype
 from samplers.diffusion.conversions import Prediction
 from samplers.diffusion.paths import Level, NoisePath
 

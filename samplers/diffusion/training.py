@@ -39,7 +39,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from ppl.energy import Energy, Position, TargetError, as_template, describe
+from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import (
     Exactness,
     LearnedSampler,
@@ -49,6 +49,7 @@ from ppl.sampler import (
     size,
     where,
 )
+from ppl.template import as_template, describe
 from samplers.diffusion.losses import EDMWeight, LogNormalNoise, Preconditioned, Times, Weight
 from samplers.diffusion.paths import EDM, NoisePath
 from samplers.diffusion.prior import DiffusionPrior

@@ -39,9 +39,10 @@ import optax
 from jax import random
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from ppl.energy import Energy, Position, float_dtype
+from ppl.energy import Energy, Position
 from ppl.proximal import ProximalMap
 from ppl.sampler import MarkovKernel, fraction, positive, where
+from ppl.template import float_dtype
 from samplers.langevin import mirror_maps
 from samplers.langevin.mirror import is_inside, moved
 from samplers.langevin.mirror_maps import MirrorMap

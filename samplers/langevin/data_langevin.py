@@ -28,8 +28,9 @@ import optax
 from jax import lax, random
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ppl.energy import Energy, Position, TargetError, describe
+from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import DirectSampler, Exactness, positive, size, where
+from ppl.template import describe
 from samplers.mcmc.metropolis import all_finite
 
 

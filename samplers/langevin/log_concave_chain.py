@@ -35,8 +35,9 @@ from jax import lax, random
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ppl.energy import Energy, Position, TargetError, describe, dimension
+from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import DirectSampler, Exactness, positive, size
+from ppl.template import describe, dimension
 
 LARGEST = 16  # dimension up to which importance sampling passes for a denoiser
 

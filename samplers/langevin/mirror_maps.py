@@ -31,10 +31,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ppl.energy import Energy, TargetError, describe, named
+from ppl.energy import Energy, TargetError
 from ppl.proximal import ProximalMap
 from ppl.sampler import positive
 from ppl.start import RADIUS
+from ppl.template import describe, named
 from samplers.langevin.proximal_maps import L1, Box, like, real, require_order
 
 

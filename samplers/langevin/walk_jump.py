@@ -36,8 +36,9 @@ from jax import lax, random
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from ppl.energy import Energy, TargetError, describe, float_dtype
+from ppl.energy import Energy, TargetError
 from ppl.sampler import Exactness, LearnedSampler, MarkovKernel, fraction, positive, size, where
+from ppl.template import describe, float_dtype
 from samplers.langevin.underdamped import UnderdampedLangevin
 from samplers.mcmc.metrics import Identity
 from samplers.mcmc.metropolis import all_finite

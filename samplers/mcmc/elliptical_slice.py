@@ -28,8 +28,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from numpyro import distributions as dist
 
-from ppl.energy import DistributionEnergy, Energy, Position, Posterior, TargetError, dimension
+from ppl.algebra import Posterior
+from ppl.energy import DistributionEnergy, Energy, Position, TargetError
 from ppl.sampler import Exactness, MarkovKernel
+from ppl.template import dimension
 from samplers.mcmc.shrinkage import shrink
 
 LARGEST = 2000  # dimension up to which the Hessian of a prior is looked at

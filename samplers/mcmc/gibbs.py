@@ -29,8 +29,9 @@ import jax.numpy as jnp
 from jax import lax, random
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from ppl.energy import Energy, Position, TargetError, describe
+from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import Exactness, MarkovKernel, OnePieceWarmUp, Record, WarmUp
+from ppl.template import describe
 from samplers.mcmc.metropolis import accept
 
 

@@ -33,8 +33,9 @@ from jax import lax, random
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from ppl.energy import Energy, Position, TargetError, describe, dimension, float_dtype
+from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import Exactness, MarkovKernel, Record, WarmUp, positive, where
+from ppl.template import describe, dimension, float_dtype
 from samplers.mcmc.shrinkage import shrink
 from samplers.mcmc.windows import flatten, optional
 

@@ -33,7 +33,8 @@ from blackjax.mcmc.integrators import (
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ppl.energy import Energy, TargetError, dimension
+from ppl.energy import Energy, TargetError
+from ppl.template import dimension
 from samplers.mcmc.metrics import Metric
 
 GRADIENTS = 2  # of one step

@@ -31,8 +31,9 @@ from jax import random
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from ppl.energy import Energy, Position, dimension
+from ppl.energy import Energy, Position
 from ppl.sampler import Exactness, MarkovKernel, Record, WarmUp, positive, where
+from ppl.template import dimension
 from samplers.mcmc.isokinetic import GRADIENTS, flatten, integrator, require_two_dimensions
 from samplers.mcmc.metrics import Metric
 from samplers.mcmc.metropolis import all_finite

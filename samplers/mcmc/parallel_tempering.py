@@ -41,8 +41,9 @@ from jax import lax, random
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ppl import weights
-from ppl.energy import Energy, Position, float_dtype
+from ppl.energy import Energy, Position
 from ppl.sampler import Exactness, MarkovKernel, OnePieceWarmUp, Record, WarmUp, size
+from ppl.template import float_dtype
 from ppl.weights import Estimate
 from samplers.mcmc.hmc import HMC
 from samplers.smc.along_path import check_move, check_path

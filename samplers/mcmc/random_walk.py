@@ -26,8 +26,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from ppl.energy import Energy, Position, TargetError, describe, dimension
+from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import Exactness, MarkovKernel, positive
+from ppl.template import describe, dimension
 from samplers.mcmc.metropolis import accept, illegal
 from samplers.mcmc.step_size import StepSizeWarmUp, adjusted
 

@@ -27,9 +27,10 @@ import jax.numpy as jnp
 from jax import random
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from ppl.energy import Energy, TargetError, describe
+from ppl.energy import Energy, TargetError
 from ppl.sampler import Exactness, MarkovKernel
 from ppl.sequence import SequenceModel
+from ppl.template import describe
 from samplers.mcmc.metropolis import accept, illegal
 
 

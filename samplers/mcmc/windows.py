@@ -32,8 +32,9 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from ppl.energy import Energy, float_dtype
+from ppl.energy import Energy
 from ppl.sampler import Record, WarmUp, fraction, where
+from ppl.template import float_dtype
 from samplers.mcmc.metrics import Metric, default_metric
 from samplers.mcmc.step_size import adjusted
 

@@ -15,8 +15,9 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ppl import weights
-from ppl.energy import Energy, Position, TargetError, dimension
+from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import Exactness, MarkovKernel, ParticleSampler
+from ppl.template import dimension
 from samplers.mcmc.hmc import HMC
 from samplers.mcmc.metrics import Diagonal
 from samplers.smc import feynman_kac as fk

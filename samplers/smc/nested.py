@@ -37,8 +37,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ppl import weights
-from ppl.energy import Energy, Position, TargetError, dimension
+from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import Exactness, ParticleSampler, fraction, size
+from ppl.template import dimension
 from samplers.mcmc.metrics import geometric_mean_factor, standardise
 from samplers.mcmc.windows import optional
 from samplers.smc.path import Path, as_reference, why_dead

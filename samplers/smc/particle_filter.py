@@ -29,9 +29,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ppl import weights
-from ppl.energy import Energy, Position, TargetError, named
+from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import Exactness, ParticleSampler, fraction, size, where
 from ppl.state_space import StateSpaceModel
+from ppl.template import named
 from samplers.smc import feynman_kac as fk
 from samplers.smc.state_space import Filtering, as_proposal, require_state_space
 

@@ -33,9 +33,10 @@ from jax import random
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from ppl.energy import Energy, Position, TargetError, dimension
+from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import Exactness, MarkovKernel, Record, WarmUp, fraction, positive, size
 from ppl.state_space_posterior import StateSpacePosterior
+from ppl.template import dimension
 from samplers.mcmc.metrics import Metric
 from samplers.mcmc.metropolis import accept, illegal
 from samplers.mcmc.windows import WindowWarmUp, optional, resolved

@@ -19,7 +19,8 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 from numpyro.distributions import Distribution
 
 from ppl import weights
-from ppl.energy import Energy, Position, TargetError, from_distribution, require_template
+from ppl.energy import Energy, Position, TargetError, from_distribution
+from ppl.template import require_template
 
 BISECTIONS = 60
 

@@ -28,8 +28,9 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from ppl.energy import Energy, Position, dimension, float_dtype
+from ppl.energy import Energy, Position
 from ppl.sampler import Exactness, LearnedSampler, positive, size, where
+from ppl.template import dimension, float_dtype
 from samplers.mcmc.metropolis import all_finite, illegal
 
 

@@ -18,7 +18,8 @@ from numpyro.infer.reparam import CircularReparam, LocScaleReparam
 from numpyro.infer.util import log_likelihood, potential_energy
 
 from agreement import z_limit
-from ppl.energy import Energy, TargetError, stack
+from ppl.algebra import stack
+from ppl.energy import Energy, TargetError
 from ppl.program import Program, from_numpyro
 
 # Much is compiled here and little computed.

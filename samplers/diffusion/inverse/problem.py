@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ppl.energy import Energy, Position, Posterior, TargetError
+from ppl.algebra import Posterior
+from ppl.energy import Energy, Position, TargetError
 from ppl.linear_gaussian import LinearGaussian
 from samplers.diffusion.paths import Level
 from samplers.diffusion.prior import DiffusionPrior
