@@ -1,11 +1,13 @@
 """Calibration of samplers of inverse problems, where the posterior is known exactly.
 
-    python tests/benchmarks/bench_inverse.py tables.md [fields] [mixture]
+    python tests/benchmarks/bench_inverse.py tables.md [mask] [blur] [mixture] [digits] [names ..]
 
 - **fields**: a Gaussian random field of 64 x 64 pixels, a quarter of them seen, or blurred; 20
   fields each, 99 draws of each posterior, compared with its exact mean and standard deviations;
 - **mixture**: the benchmark of 25 modes in 8, 80 and 800 dimensions, observed in 1, 2 or 4 of
-  them; sliced Wasserstein distance to exact draws, beside that between two sets of exact draws.
+  them; sliced Wasserstein distance to exact draws, beside that between two sets of exact draws;
+- **digits**: a kernel density of 1,697 handwritten digits, of which the upper half is seen of one
+  that is not among them; judged as the mixture is.
 
 Every prior has its exact denoiser, so that what is wrong is the method's. A sampler joins by its
 name in `SETTINGS`; all problems of a case run in one compiled program.
@@ -13,12 +15,13 @@ name in `SETTINGS`; all problems of a case run in one compiled program.
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax import random
@@ -27,7 +30,8 @@ import ppl
 import samplers
 from models.inverse.gaussian_field import GaussianField
 from models.inverse.gaussian_posterior import gaussian_posterior
-from models.inverse.mixture_posterior import benchmark
+from models.inverse.images import digits
+from models.inverse.mixture_posterior import MixturePosterior, benchmark, kernel_density
 from models.inverse.operators import (
     Downsampling,
     FourierSampling,
@@ -68,13 +72,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def available() -> dict[str, Sampler]:
+def available(num_draws: int = NUM_DRAWS) -> dict[str, Sampler]:
     """The samplers of `SETTINGS` that this library has, all draws of a problem at the same time."""
     made = {}
     for name, settings in SETTINGS.items():
         if name in samplers.__all__:
             fields = getattr(samplers, name).__dataclass_fields__
-            together = {"batch_size": NUM_DRAWS} if "batch_size" in fields else {}
+            together = {"batch_size": num_draws} if "batch_size" in fields else {}
             made[name] = getattr(samplers, name)(**together, **settings)
     return made
 
@@ -139,22 +143,24 @@ def field_case(
     return FieldCase(kind, targets, truths, means, sds, exact)
 
 
-def draws_of(sampler: Any, case: Any, num_draws: int, rng_key: int = 0) -> np.ndarray:
-    """Draws of every problem of a case, (problem, draw, ...), with one compilation.
+def draws_of(sampler: Any, case: Any, num_draws: int, rng_key: int = 0) -> tuple[np.ndarray, float]:
+    """Draws of every problem, (problem, draw, ...), in one program, and what one of them cost.
 
-    A function ``(case) -> draws`` takes part like a sampler. A population is resampled to as many
-    draws, equally weighted.
+    The cost is in evaluations of the denoiser, its transposed derivatives included. A function
+    ``(case) -> draws`` takes part like a sampler, and costs nothing. A population is resampled to
+    as many draws, equally weighted.
     """
     if not isinstance(sampler, Sampler):
-        return sampler(case)
+        return sampler(case), 0.0
     size = {} if isinstance(sampler, ParticleSampler) else {"num_samples": num_draws}
     runs = ppl.sample_batch(sampler, ppl.stack(case.targets), rng_key, progress=False, **size)
-    weighted = [run.log_weights is not None or run.num_samples != num_draws for run in runs]
-    equal = [
-        run.resample(i, num_draws) if again else run
-        for i, (run, again) in enumerate(zip(runs, weighted, strict=True))
-    ]
-    return np.stack([run["x"].reshape(num_draws, *run["x"].shape[2:]) for run in equal])
+    cost = float(np.mean([run.num_evaluations[1] for run in runs])) / num_draws
+    equal = []
+    for i, run in enumerate(runs):
+        again = run.log_weights is not None or run["x"].shape[:2] != (1, num_draws)
+        x = (run.resample(i, num_draws) if again else run)["x"]
+        equal.append(x.reshape(num_draws, *x.shape[2:]))
+    return np.stack(equal), cost
 
 
 MEASURES = ("coverage", "sd ratio", "mean error", "residual", "crps ratio")
@@ -189,14 +195,20 @@ def calibration(
     rows = {}
     for name, sampler in methods.items():
         began = time.perf_counter()
-        found = measured(draws_of(sampler, case, num_draws, rng_key), case)
+        draws, cost = draws_of(sampler, case, num_draws, rng_key)
+        found = measured(draws, case)
         seconds = time.perf_counter() - began
         mean, error = found.mean(0), found.std(0, ddof=1) / np.sqrt(len(found))
         mean_size = np.sqrt(np.mean(found[:, 2] ** 2)) * np.sqrt(num_draws)
         row = dict(zip(MEASURES, mean, strict=True)) | {"mean error": mean_size}
         row |= {f"{name} s.e.": value for name, value in zip(MEASURES, error, strict=True)}
-        rows[name] = row | {"calibrated": calibrated(row), "seconds": seconds}
-        print(case.name, name, row, f"{seconds:.0f} s", file=sys.stderr, flush=True)
+        rows[name] = row | {
+            "calibrated": calibrated(row),
+            "calls": cost,
+            "seconds": seconds,
+        }
+        line = {measure: round(float(row[measure]), 4) for measure in MEASURES}
+        print(case.name, name, line, f"{seconds:.0f} s", file=sys.stderr, flush=True)
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -256,6 +268,25 @@ def mixture_case(
     return MixtureCase(f"{num_dims}, {num_observed}", targets, exact, again)
 
 
+def digits_case(*, num_problems: int = 20, num_draws: int = 200, sd: float = 0.1) -> MixtureCase:
+    """Digits that the prior has not seen, by their upper half."""
+    draw = eqx.filter_jit(lambda posterior, key: posterior.sample(key, num_draws))
+    rows, _ = digits()
+    prior = kernel_density(rows[:-100], sd)
+    upper = Masking(np.arange(64) < 32)
+    path = samplers.EDM(t_min=0.01, t_max=80.0)
+    learned = samplers.DiffusionPrior(path, prior.denoise, prior.template)
+    targets, sets = [], []
+    for i in range(num_problems):
+        truth = jnp.asarray(rows[-100 + i].reshape(-1))
+        likelihood = ppl.LinearGaussian(upper, upper(truth), 0.1).observe(random.key(i), truth)
+        targets.append(ppl.posterior(learned, likelihood))
+        posterior = MixturePosterior(prior, likelihood)
+        sets.append([draw(posterior, key) for key in random.split(random.key(100 + i))])
+    exact, again = np.asarray(sets).swapaxes(0, 1)
+    return MixtureCase("digits", targets, exact, again)
+
+
 def distances(draws: np.ndarray, case: MixtureCase) -> np.ndarray:
     """Sliced Wasserstein distance of order 1 to exact draws, of each problem."""
     pairs = zip(draws, case.exact, strict=True)
@@ -273,7 +304,7 @@ def mixture(methods: Mapping[str, Any], cases: list[MixtureCase]) -> pd.DataFram
     for name, sampler in methods.items():
         row = {}
         for case in cases:
-            found = distances(draws_of(sampler, case, case.exact.shape[1]), case)
+            found = distances(draws_of(sampler, case, case.exact.shape[1])[0], case)
             row[case.name] = found.mean()
             row[f"{case.name} ±"] = 1.96 * found.std(ddof=1) / np.sqrt(len(found))
             print(case.name, name, row[case.name], file=sys.stderr, flush=True)
@@ -289,23 +320,28 @@ def claim(name: str) -> str:
     return getattr(samplers, name).exactness if name in samplers.__all__ else "exact"
 
 
-def field_lines(table: pd.DataFrame, case: FieldCase) -> Iterator[str]:
-    """A table of one kind of problem, in Markdown."""
-    yield f"| {case.name} | draws are | covers 0.90 | sd ratio | mean error | residual | CRPS |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
+def label(name: Any) -> str:
+    """A method and what it says of itself, as the first two cells of a row."""
+    if name not in samplers.__all__:
+        return f"{name} | exact"
+    return f"`{name}` | {getattr(samplers, name).exactness}"
+
+
+def field_lines(table: pd.DataFrame, case: str) -> Iterator[str]:
+    """A table of one kind of problem, in Markdown; what is calibrated is bold."""
+    yield (
+        f"| {case} | draws are | covers 0.90 | sd ratio | mean error | residual | CRPS | "
+        "calls a draw |"
+    )
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for name, row in table.iterrows():
         cells = [
             f"{row['coverage']:.3f} ± {row['coverage s.e.']:.3f}",
-            *(f"{row[name]:.2f}" for name in ("sd ratio", "mean error", "residual", "crps ratio")),
+            *(f"{row[key]:.2f}" for key in ("sd ratio", "mean error", "residual", "crps ratio")),
         ]
         mark = "**" if row["calibrated"] else ""
-        label = f"`{name}`" if name in samplers.__all__ else name
-        yield (
-            f"| {label} | {claim(str(name))} | {mark}"
-            + f"{mark} | {mark}".join(cells)
-            + mark
-            + " |"
-        )
+        marked = " | ".join(f"{mark}{cell}{mark}" for cell in cells)
+        yield f"| {label(name)} | {marked} | {row['calls']:,.0f} |"
 
 
 def mixture_lines(table: pd.DataFrame) -> Iterator[str]:
@@ -314,28 +350,34 @@ def mixture_lines(table: pd.DataFrame) -> Iterator[str]:
     yield "| dimensions, observed | draws are | " + " | ".join(map(str, cases)) + " |"
     yield "| --- | --- |" + " --- |" * len(cases)
     for name, row in table.iterrows():
-        label = f"`{name}`" if name in samplers.__all__ else name
         cells = [f"{row[case]:.2f} ± {row[f'{case} ±']:.2f}" for case in cases]
-        yield f"| {label} | {claim(str(name))} | " + " | ".join(cells) + " |"
+        yield f"| {label(name)} | " + " | ".join(cells) + " |"
 
 
-def main(path: str, *parts: str) -> None:
-    """Write the tables."""
-    methods: dict[str, Any] = {"exact draws": exact, **available()}
-    out: list[str] = []
-    write: Callable[[], Any] = lambda: Path(path).write_text("\n".join(out) + "\n")
-    if not parts or "fields" in parts:
-        for kind in ("mask", "blur"):
-            case = field_case(kind)
-            out += [*field_lines(calibration(methods, case), case), ""]
-            write()
+def main(path: str, *chosen: str) -> None:
+    """Write the tables, each after each of its methods."""
+    kinds = [kind for kind in ("mask", "blur", "mixture", "digits") if kind in chosen]
+    names = set(chosen) - set(kinds)
+    shapes = [(d, m) for d in (8, 80, 800) for m in (1, 2, 4)]
+    written = ""
+    for kind in kinds or ["mask", "blur", "mixture", "digits"]:
+        if kind in ("mask", "blur"):
+            case, first, num_draws = field_case(kind), exact, NUM_DRAWS
+        else:
+            cases = [digits_case()] if kind == "digits" else [mixture_case(*s) for s in shapes]
+            case, first, num_draws = cases, floor, cases[0].exact.shape[1]
+        rows, lines = [], []
+        for name, method in ({"exact draws": first} | available(num_draws)).items():
+            if names and name not in names:
+                continue
+            one = calibration if isinstance(case, FieldCase) else mixture
+            rows.append(one({name: method}, case))  # pyright: ignore[reportArgumentType]
+            table = pd.concat(rows)
+            found = field_lines(table, kind) if kind in ("mask", "blur") else mixture_lines(table)
+            lines = [*found, ""]
+            Path(path).write_text(written + "\n".join(lines))
             jax.clear_caches()
-    if not parts or "mixture" in parts:
-        shapes = [(d, m) for d in (8, 80, 800) for m in (1, 2, 4)]
-        cases = [mixture_case(d, m) for d, m in shapes]
-        table = mixture({"exact draws": floor, **available()}, cases)
-        out += [*mixture_lines(table), ""]
-        write()
+        written += "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

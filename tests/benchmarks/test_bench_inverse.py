@@ -42,11 +42,11 @@ def test_a_sampler_takes_part_by_its_name(case):
             name: getattr(case, name)[:2] for name in ("truths", "means", "sds", "exact")
         }
     )  # fmt: skip
-    from_prior = lambda case: bench.draws_of(samplers.ExactDraws(), Priors(case), 99)
+    from_prior = lambda case: bench.draws_of(samplers.ExactDraws(), Priors(case), 99)[0]
     found = bench.calibration({"prior": from_prior}, two).loc["prior"]
     assert found["sd ratio"] > 1.5
     assert found["residual"] > 20
-    lines = list(bench.field_lines(bench.calibration({"exact draws": bench.exact}, two), two))
+    lines = list(bench.field_lines(bench.calibration({"exact draws": bench.exact}, two), "mask"))
     assert lines[2].startswith("| exact draws | exact | ")
 
 
@@ -65,6 +65,14 @@ def test_distances_know_exact_draws_from_others():
     assert table.loc["exact draws", "8, 2"] == pytest.approx(floor.mean())
     assert np.isfinite(table.loc["exact draws", "8, 2 ±"])
     assert list(bench.mixture_lines(table))[2].startswith("| exact draws | exact | ")
+
+
+def test_digits_have_an_exact_posterior_that_sees_their_upper_half():
+    case = bench.digits_case(num_problems=2, num_draws=50)
+    likelihood = case.targets[0].log_likelihood_fn
+    seen = case.exact[0][:, :32]
+    assert np.abs(seen.mean(0) - np.asarray(likelihood.observation)).max() < 0.3
+    assert bench.distances(case.again, case).mean() < 0.2
 
 
 def test_methods_of_the_library_are_found_by_name():
