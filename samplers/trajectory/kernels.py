@@ -1,0 +1,297 @@
+"""Gaussian forward and backward kernels, and paths that go along them.
+
+    forward    x_0 ~ mu,    x_n+1 = mean_F(n, x_n) + sd_F(n) xi
+    backward   x_N given,   x_n = mean_B(n, x_n+1) + sd_B(n) xi
+
+A diffusion sampler is its `Kernels`; it says what is learned at a state, once for each state, and
+the Gaussian laws that follow. Paths are N + 1 states by B by d. They are made by a scan over time,
+batch inside, and scored again under other parameters in one call for all states, ``score``: a
+gradient of that goes through no loop. Exploration noise widens what is drawn and is never scored.
+
+The end of a path has log R(x_N) = the log-density of the target. Where the gradient goes through
+states (reverse KL), that of the target is put in by hand, clipped:
+
+    log R(x) -> [log R(x)] + [clip(grad log R(x))] . (x - [x]),     [.] constant
+
+References
+----------
+.. [1] Zhang and Chen, "Path integral sampler: a stochastic control approach for sampling", ICLR
+   2022, arXiv:2111.15141. Langevin gradients inside the control.
+.. [2] Sendera et al., "Improved off-policy training of diffusion samplers", NeurIPS 2024,
+   arXiv:2402.05098. Section 3: stored paths, exploration.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax, random
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
+
+from ppl.energy import Energy, Position, dimension, float_dtype
+from samplers.trajectory.objectives import Scores
+
+
+class Law(NamedTuple):
+    """N(mean, sd^2 I); with sd = 0 a point, whose log-density is taken to be zero."""
+
+    mean: Float[Array, " d"]
+    sd: Float[Array, ""]
+
+    def log_density(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        """Normalised, in nats."""
+        point = self.sd == 0
+        sd = jnp.where(point, 1.0, self.sd)  # safe under the gradient also where it is not used
+        z = (x - self.mean) / sd
+        log_density = -0.5 * jnp.vdot(z, z) - x.size * (jnp.log(sd) + 0.5 * jnp.log(2 * jnp.pi))
+        return jnp.where(point, 0.0, log_density)
+
+
+class Look(NamedTuple):
+    """The target at one state: log R (-inf where it is no number), and its clipped gradient."""
+
+    log_reward: Float[Array, ""]
+    gradient: Float[Array, " d"] | None
+    is_clipped: Bool[Array, ""]
+
+
+class Flat(Energy):
+    """A target on vectors."""
+
+    target: Energy
+
+    @property
+    def template(self) -> jax.ShapeDtypeStruct:
+        whole = self.target.template
+        return jax.ShapeDtypeStruct((dimension(whole),), float_dtype(whole))
+
+    @property
+    def unravel(self) -> Callable[[Array], Position]:
+        """From vectors to positions."""
+        template = self.target.template
+        return ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), template))[1]
+
+    def log_density(self, position: Float[Array, " d"]) -> Float[Array, ""]:
+        return self.target.log_density(self.unravel(position))
+
+
+class Reward(eqx.Module):
+    """log R on vectors, with the clip of its gradient for each coordinate."""
+
+    target: Flat
+    gradient_clip: Float[Array, ""]
+
+    def value(self, x: Float[Array, " d"]) -> Look:
+        """Without the gradient."""
+        log_reward = self.target.log_density(x)
+        return Look(_legal(log_reward), None, jnp.zeros((), bool))
+
+    def with_gradient(self, x: Float[Array, " d"]) -> Look:
+        """The density and its clipped gradient."""
+        log_reward, gradient = jax.value_and_grad(self.target.log_density)(x)
+        clip = self.gradient_clip.astype(x.dtype)
+        clipped = jnp.clip(jnp.nan_to_num(gradient, nan=0.0), -clip, clip)
+        return Look(_legal(log_reward), clipped, jnp.any(clipped != gradient))
+
+
+def _legal(log_reward: Float[Array, ""]) -> Float[Array, ""]:
+    bad = jnp.isnan(log_reward) | (log_reward == jnp.inf)
+    return jnp.where(bad, -jnp.inf, log_reward)
+
+
+class Kernels(eqx.Module):
+    """Both kernels of a diffusion sampler, of a single state; the callers vmap.
+
+    ``u`` is what `control` returned at the state, and ``look`` the target there, or None where
+    ``guided`` is false.
+    """
+
+    reward: eqx.AbstractVar[Reward]
+    num_steps: eqx.AbstractVar[int]
+    guided: eqx.AbstractVar[bool]
+
+    @abstractmethod
+    def start(self, rng_key: PRNGKeyArray) -> Float[Array, " d"]:
+        """x_0 ~ mu."""
+
+    @abstractmethod
+    def log_start(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        """Log mu(x_0); zero for a point."""
+
+    @abstractmethod
+    def control(self, n: Int[Array, ""], x: Float[Array, " d"], look: Look | None) -> Any:
+        """What is learned, at the n-th state."""
+
+    @abstractmethod
+    def forward(self, n: Int[Array, ""], x: Float[Array, " d"], u: Any, look: Look | None) -> Law:
+        """P_F from the n-th state."""
+
+    @abstractmethod
+    def backward(self, n: Int[Array, ""], x: Float[Array, " d"], u: Any, look: Look | None) -> Law:
+        """P_B of the n-th state; x, u and look are those of the next one."""
+
+    @abstractmethod
+    def log_reference(
+        self, n: Int[Array, ""], x: Float[Array, " d"], look: Look | None
+    ) -> Float[Array, ""]:
+        """A first guess of log F_n - log Z, where flows are learned."""
+
+
+class Paths(NamedTuple):
+    """States, what the target is along them where the kernels are guided, and at the ends."""
+
+    states: Float[Array, "N+1 B d"]
+    looks: Look | None
+    ends: Look
+
+
+# Making paths ----------------------------------------------------------------------------------
+
+
+def forward_paths(
+    rng_key: PRNGKeyArray,
+    kernels: Kernels,
+    num: int,
+    noise: ArrayLike = 0.0,
+    *,
+    through: bool = False,
+) -> tuple[Paths, Scores]:
+    """Paths from the source with their scores, without flows.
+
+    Parameters
+    ----------
+    rng_key
+        Of all paths together.
+    kernels
+        What they go along.
+    num
+        Their number B.
+    noise
+        Standard deviation of what is added to each step for exploration; it is not scored.
+    through
+        Whether gradients go through the states to the reward.
+    """
+    key_start, key_steps = random.split(rng_key)
+    x = jax.vmap(kernels.start)(random.split(key_start, num))
+    first = _seen(kernels, jnp.int32(0), x)
+
+    def step(carry: Any, n: Any) -> Any:
+        law = jax.vmap(kernels.forward, (None, 0, 0, 0))(n, *carry)
+        z = random.normal(random.fold_in(key_steps, n), law.mean.shape, law.mean.dtype)
+        sd = jnp.sqrt(law.sd**2 + jnp.asarray(noise, law.sd.dtype) ** 2)
+        here = _seen(kernels, n + 1, law.mean + sd[:, None] * z)
+        back = jax.vmap(kernels.backward, (None, 0, 0, 0))(n, *here)
+        log_pf, log_pb = _densities(law, here[0]), _densities(back, carry[0])
+        return here, (here[0], here[2], log_pf, log_pb)
+
+    _, (states, looks, log_pf, log_pb) = lax.scan(step, first, jnp.arange(kernels.num_steps))
+    states, looks = _joined((x, first[2]), (states, looks))
+    ends = _ends(kernels, states[-1], looks, with_gradient=through)
+    return Paths(states, looks, ends), _scores(kernels, x, log_pf, log_pb, ends, states[-1])
+
+
+def backward_paths(
+    rng_key: PRNGKeyArray, kernels: Kernels, x: Float[Array, "B d"]
+) -> tuple[Paths, Scores]:
+    """Paths that end in given points, drawn from the last step to the first, and their scores."""
+    last = _seen(kernels, jnp.int32(kernels.num_steps), x)
+
+    def step(carry: Any, n: Any) -> Any:
+        back = jax.vmap(kernels.backward, (None, 0, 0, 0))(n, *carry)
+        z = random.normal(random.fold_in(rng_key, n), back.mean.shape, back.mean.dtype)
+        here = _seen(kernels, n, back.mean + back.sd[:, None] * z)
+        law = jax.vmap(kernels.forward, (None, 0, 0, 0))(n, *here)
+        log_pf, log_pb = _densities(law, carry[0]), _densities(back, here[0])
+        return here, (here[0], here[2], log_pf, log_pb)
+
+    steps = jnp.arange(kernels.num_steps)
+    _, (states, looks, log_pf, log_pb) = lax.scan(step, last, steps, reverse=True)
+    states, looks = _joined((states, looks), (x, last[2]))
+    ends = _ends(kernels, x, looks, with_gradient=False)
+    return Paths(states, looks, ends), _scores(kernels, states[0], log_pf, log_pb, ends, None)
+
+
+def score(kernels: Kernels, paths: Paths) -> Scores:
+    """Scores of stored paths under these kernels, without flows; all states side by side."""
+    x, looks = lax.stop_gradient((paths.states, paths.looks))
+    steps = jnp.arange(kernels.num_steps + 1)
+    u = along(kernels.control)(steps, x, looks)
+    laws = along(kernels.forward)(steps[:-1], *_rows((x, u, looks), slice(None, -1)))
+    backs = along(kernels.backward)(steps[:-1], *_rows((x, u, looks), slice(1, None)))
+    log_pf, log_pb = _densities(laws, x[1:]), _densities(backs, x[:-1])
+    return _scores(kernels, x[0], log_pf, log_pb, lax.stop_gradient(paths.ends), None)
+
+
+def along(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """``fn(n, *of_one_state)`` for all times and paths."""
+
+    def all_states(steps: Array, *trees: Any) -> Any:
+        over_paths = jax.vmap(fn, (None, *(0 for _ in trees)))
+        return jax.vmap(over_paths)(steps, *trees)
+
+    return all_states
+
+
+def join(a: Paths, b: Paths) -> Paths:
+    """Two sets of paths as one."""
+
+    def both(x: Any, y: Any, axis: int) -> Any:
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), x, y)
+
+    return Paths(*both(a[:2], b[:2], 1), both(a.ends, b.ends, 0))
+
+
+def _seen(kernels: Kernels, n: Any, x: Float[Array, "B d"]) -> tuple[Any, Any, Any]:
+    """States with what is learned there and what the target is."""
+    look = jax.vmap(kernels.reward.with_gradient)(x) if kernels.guided else None
+    return x, jax.vmap(kernels.control, (None, 0, 0))(n, x, look), look
+
+
+def _densities(laws: Law, x: Array) -> Array:
+    fn = Law.log_density
+    for _ in range(x.ndim - 1):
+        fn = jax.vmap(fn)
+    return fn(laws, x)
+
+
+def _rows(tree: Any, rows: slice) -> Any:
+    return jax.tree.map(lambda x: x[rows], tree)
+
+
+def _joined(before: Any, after: Any) -> Any:
+    """States and looks of one time, in front of or behind those of all others."""
+
+    def one(x: Array, y: Array) -> Array:
+        return jnp.concatenate([x[None], y] if x.ndim < y.ndim else [x, y[None]])
+
+    return jax.tree.map(one, before, after)
+
+
+def _ends(kernels: Kernels, x: Array, looks: Look | None, *, with_gradient: bool) -> Look:
+    if looks is not None:
+        return jax.tree.map(lambda leaf: leaf[-1], looks)
+    look = kernels.reward.with_gradient if with_gradient else kernels.reward.value
+    return jax.vmap(look)(x)
+
+
+def _scores(
+    kernels: Kernels, x0: Array, log_pf: Array, log_pb: Array, ends: Look, through: Array | None
+) -> Scores:
+    log_reward = ends.log_reward
+    if through is not None and ends.gradient is not None:
+        pull = jnp.sum(lax.stop_gradient(ends.gradient) * (through - lax.stop_gradient(through)), 1)
+        log_reward = lax.stop_gradient(log_reward) + pull
+    shape = log_pf.shape
+    return Scores(
+        log_pf,
+        log_pb,
+        jnp.zeros((shape[0] + 1, shape[1]), log_pf.dtype),
+        log_reward,
+        jax.vmap(kernels.log_start)(x0),
+        jnp.ones(shape, bool),
+        jnp.ones(shape[1], bool),
+    )

@@ -1,0 +1,423 @@
+"""Training of diffusion samplers: any objective on any pair of kernels.
+
+``step`` is one Adam update. Where the objective is reverse KL, paths are made and differentiated;
+otherwise they are made under exploration noise and scored again in one call, together with
+backward paths from a replay buffer, if there is one. ``draw`` gives the ends of paths with their
+log-weights w: weighted draws are asymptotically exact, whatever training reached, and the mean of
+e^w is an unbiased estimate of Z.
+"""
+
+from abc import abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax, random
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from ppl import weights
+from ppl.energy import Energy, Position, TargetError, describe
+from ppl.sampler import Exactness, LearnedSampler, nonnegative, positive, share, size, where
+from samplers.mcmc.metropolis import all_finite
+from samplers.trajectory import replay as replays
+from samplers.trajectory.control import small
+from samplers.trajectory.kernels import (
+    Flat,
+    Kernels,
+    Paths,
+    Reward,
+    along,
+    backward_paths,
+    forward_paths,
+    join,
+    score,
+)
+from samplers.trajectory.objectives import Objective, ReverseKL, Scores, fl_shift, log_weights
+from samplers.trajectory.replay import Buffer, Replay
+
+
+class Parameters(NamedTuple):
+    """What is learned: of the kernels, the log-flow of states or None, and log Z."""
+
+    kernels: Any
+    flow: Any
+    log_z: Float[Array, ""]
+
+
+class PathState(NamedTuple):
+    """What is learned, Adam's moments, updates made, a running ESS, and what is to be replayed."""
+
+    parameters: Parameters
+    optimizer: Any
+    updates: Int[Array, ""]
+    ess: Float[Array, ""]
+    memory: "Memory | None"
+
+
+class Memory(NamedTuple):
+    """Ends of forward paths, what the local search made of them, and its step size."""
+
+    seen: Buffer
+    found: Buffer | None
+    step_size: Float[Array, ""]
+
+
+class PathInfo(NamedTuple):
+    """An update, judged by its forward paths.
+
+    Attributes
+    ----------
+    loss
+        The objective before the update.
+    elbo, log_evidence
+        Mean of w, and log mean of e^w, in nats.
+    ess
+        Share of the paths that their weights are worth.
+    clipped
+        Share of the paths that met a clipped gradient or energy.
+    diverging
+        Whether the loss or its gradient was not finite, and the update left out.
+    """
+
+    loss: Float[Array, ""]
+    elbo: Float[Array, ""]
+    log_evidence: Float[Array, ""]
+    ess: Float[Array, ""]
+    clipped: Float[Array, ""]
+    diverging: Bool[Array, ""]
+    num_evaluations: Int[Array, "2"]
+
+
+class NeedsGradient:
+    """Needs of a sampler: the target's gradient, unless neither control nor objective uses it."""
+
+    def __get__(self, sampler: Any, cls: type) -> frozenset[str]:
+        free = sampler is not None and not sampler.guided and not sampler.objective.through_states
+        return frozenset({"log_density"} if free else {"log_density", "gradient"})
+
+
+FORGET = 0.98  # of the running ESS, which is worth some fifty updates
+
+
+class PathSampler(LearnedSampler):
+    """Abstract diffusion sampler; a method gives its kernels and the parameters they start with.
+
+    Parameters
+    ----------
+    num_steps
+        N, from the source to the target.
+    num_updates
+        Adam updates; learning rates fall to zero along a half cosine over them.
+    num_paths
+        Paths in an update.
+    learning_rate, flow_learning_rate
+        Of the first update, for the kernels, and for log Z and flows.
+    objective
+        `ReverseKL`, `TrajectoryBalance`, `VarGrad`, `SubTrajectoryBalance`, `DetailedBalance` of
+        `samplers.trajectory.objectives`.
+    exploration
+        Standard deviation of noise on each step in training, in units of the reference's; it falls
+        to zero in the first half. For objectives that take paths of any law.
+    replay
+        A `Replay`, or None. For the same objectives.
+    guided
+        Whether the control sees the gradient of the target at each state.
+    network
+        ``network(rng_key, shape, dtype=...)`` makes a network ``(x, t)`` on vectors.
+    gradient_clip
+        Largest gradient of the target that training and control see, for each coordinate.
+    energy_clip
+        Largest -log R that training sees, in nats.
+    enough_ess
+        Training stops where the running share of ESS is above this; 1: it does not.
+    """
+
+    needs: ClassVar[Any] = NeedsGradient()
+    exactness: ClassVar[Exactness] = "asymptotically exact"
+
+    num_steps: int = size("num_steps", default=50)
+    num_updates: int = size("num_updates", default=1000)
+    num_paths: int = size("num_paths", minimum=2, default=256)
+    learning_rate: Float[Array, ""] = positive("learning_rate", default=2e-3)
+    flow_learning_rate: Float[Array, ""] = positive("flow_learning_rate", default=0.1)
+    objective: Objective = eqx.field(default_factory=ReverseKL)
+    exploration: Float[Array, ""] = nonnegative("exploration", default=0.0)
+    replay: Replay | None = None
+    guided: bool = eqx.field(static=True, default=True)
+    network: Any = eqx.field(static=True, default=small)
+    gradient_clip: Float[Array, ""] = positive("gradient_clip", default=100.0)
+    energy_clip: Float[Array, ""] = positive("energy_clip", default=1e5)
+    enough_ess: Float[Array, ""] = share("enough_ess", default=1.0)
+
+    # What a method is ------------------------------------------------------------------------
+
+    @abstractmethod
+    def first(self, rng_key: PRNGKeyArray, num_dims: int, dtype: Any) -> Any:
+        """Parameters of the kernels before training."""
+
+    @abstractmethod
+    def kernels(self, reward: Reward, learned: Any) -> Kernels:
+        """The kernels with these parameters."""
+
+    def looked_ahead(self, kernels: Kernels, paths: Paths, log_z: Array) -> Array | None:
+        """Shift of a forward-looking flow, (state, path); None: the reference alone."""
+        return None
+
+    # Before compilation ----------------------------------------------------------------------
+
+    def check(self, target: Energy) -> None:
+        name = type(self).__name__
+        leaves = jax.tree.leaves(target.template)
+        if not all(jnp.issubdtype(x.dtype, jnp.floating) for x in leaves):
+            raise TargetError(
+                f"{name} moves points by Gaussian steps, so positions must be floating; these are "
+                f"{describe(target.template)}"
+            )
+        if not isinstance(self.objective, Objective):
+            raise ValueError(
+                f"objective must be one such as TrajectoryBalance(); got {self.objective!r}"
+            )
+        if self.objective.law == "backward":
+            raise ValueError(
+                f"{name} has no draws of the target to go backward from, as "
+                f"{type(self.objective).__name__} asks; write ReverseKL() or TrajectoryBalance()"
+            )
+        if self.objective.law == "forward" and (self.replay is not None or self.exploration > 0):
+            raise ValueError(
+                f"{type(self.objective).__name__} is an average over the sampler's own paths: it "
+                "takes neither replay nor exploration; write TrajectoryBalance() or VarGrad()"
+            )
+        if self.replay is not None:
+            if self.replay.capacity < self.num_paths:
+                raise ValueError(
+                    f"the replay buffer holds {self.replay.capacity} ends, fewer than the "
+                    f"{self.num_paths} paths of an update; write Replay(capacity=...) of a few "
+                    "thousand, or a smaller num_paths"
+                )
+            if self.replay.local_search is not None and "gradient" not in target.offers:
+                raise TargetError(
+                    f"the local search moves by gradients: {target.refuse('gradient')}"
+                )
+
+    # Training --------------------------------------------------------------------------------
+
+    def init(self, rng_key: PRNGKeyArray, target: Energy) -> PathState:
+        flat = Flat(target)
+        d, dtype = flat.template.shape[0], flat.template.dtype
+        key_kernels, key_flow = random.split(rng_key)
+        flow = None
+        if self.objective.flow == "states":
+            flow = small(key_flow, (d,), out_shape=(), dtype=dtype)
+        learned = self.first(key_kernels, d, dtype)
+        parameters = Parameters(learned, flow, jnp.zeros((), dtype))
+        optimizer = tuple(
+            opt.init(part) for opt, part in zip(self._optimizers, _groups(parameters), strict=True)
+        )
+        memory = None
+        if self.replay is not None:
+            room = replays.empty(flat.template, self.replay.capacity, dtype)
+            search = self.replay.local_search
+            found = None if search is None else room
+            size = jnp.zeros((), dtype) if search is None else search.step_size.astype(dtype)
+            memory = Memory(room, found, size)
+        zero = jnp.zeros((), dtype)
+        return PathState(parameters, optimizer, jnp.zeros((), jnp.int32), zero, memory)
+
+    def step(
+        self, rng_key: PRNGKeyArray, target: Energy, state: PathState
+    ) -> tuple[PathState, PathInfo]:
+        reward = self._reward(target)
+        through, t = self.objective.through_states, state.updates
+        key_forward, key_memory = random.split(rng_key)
+        memory, spent = state.memory, jnp.zeros(2, jnp.int32)
+
+        if through:
+            paths = made = None
+        else:
+            kernels = self.kernels(reward, lax.stop_gradient(state.parameters.kernels))
+            num = self.num_paths - self._num_replayed
+            noise = self.exploration * jnp.maximum(0.0, 1 - 2 * t / self.num_updates)
+            paths, made = forward_paths(key_forward, kernels, num, noise)
+            if memory is not None:
+                old, memory, spent = self._remember(key_memory, kernels, paths, memory, t)
+                paths = join(paths, old)
+            paths = lax.stop_gradient(paths)
+
+        @eqx.filter_value_and_grad(has_aux=True)
+        def loss_of(parameters: Parameters) -> Any:
+            kernels = self.kernels(reward, parameters.kernels)
+            if through:
+                fresh, scores = forward_paths(key_forward, kernels, self.num_paths, through=True)
+                return self.objective(self._clipped(scores)), (scores, fresh)
+            assert paths is not None
+            scores = self._with_flow(kernels, parameters, paths, score(kernels, paths))
+            return self.objective(self._clipped(scores)), (scores, paths)
+
+        (loss, (scores, used)), gradient = loss_of(state.parameters)
+        w = log_weights(scores if made is None else made)
+        clipped = jnp.mean(self._met_a_clip(used))
+        finite = all_finite((loss, eqx.filter(gradient, eqx.is_inexact_array)))
+        parameters, optimizer = self._updated(gradient, state)
+        share = weights.ess(w) / w.size
+        running = FORGET * state.ess + (1 - FORGET) * share
+        updated = PathState(parameters, optimizer, t + 1, running, memory)
+        kept = state._replace(updates=t + 1, ess=running, memory=memory)
+        kept = where(finite, *(eqx.filter(s, eqx.is_array) for s in (updated, kept)))
+        spent = spent + self._cost(self.num_paths, training=True)
+        return eqx.combine(kept, state), PathInfo(
+            loss, jnp.mean(w), weights.log_mean_exp(w), share, clipped, ~finite, spent
+        )
+
+    def done(self, state: PathState) -> Bool[Array, ""]:
+        return state.ess > self.enough_ess.astype(state.ess.dtype)
+
+    def notes(self, history: dict[str, Any]) -> list[str]:
+        clipped = float(history["clipped"][-max(1, len(history["clipped"]) // 4) :].mean())
+        if clipped < 0.01:
+            return []
+        return [
+            f"{clipped:.0%} of the paths met a gradient clipped at gradient_clip="
+            f"{float(self.gradient_clip):g} a coordinate or an energy clipped at energy_clip="
+            f"{float(self.energy_clip):g}: the target is steep where the paths go. Weights are not "
+            "clipped; raise the clips, or move and scale the reference to the target"
+        ]
+
+    # Draws -----------------------------------------------------------------------------------
+
+    def draw(
+        self, rng_key: PRNGKeyArray, target: Energy, state: PathState, n: int
+    ) -> tuple[Position, Float[Array, " n"]]:
+        kernels = self.kernels(self._reward(target), state.parameters.kernels)
+        paths, scores = forward_paths(rng_key, kernels, n)
+        return jax.vmap(kernels.reward.target.unravel)(paths.states[-1]), log_weights(scores)
+
+    def log_weights(
+        self, rng_key: PRNGKeyArray, target: Energy, state: PathState, positions: Position
+    ) -> Float[Array, " n"]:
+        """W of one backward path from each of some positions (leading axis).
+
+        With draws of the target, E e^-w = 1 / Z, and the mean of w is an upper bound of log Z.
+        """
+        kernels = self.kernels(self._reward(target), state.parameters.kernels)
+        flat = jax.vmap(lambda x: jax.flatten_util.ravel_pytree(x)[0])(positions)
+        return log_weights(backward_paths(rng_key, kernels, flat)[1])
+
+    def evaluations(self, n: int) -> tuple[int, int]:
+        density, gradient = map(int, self._cost(n, training=False))
+        return density, gradient
+
+    # Parts -----------------------------------------------------------------------------------
+
+    def _reward(self, target: Energy) -> Reward:
+        return Reward(Flat(target), self.gradient_clip)
+
+    def _cost(self, num: int, *, training: bool) -> Any:
+        if self.guided:
+            return jnp.full(2, num * (self.num_steps + 1), jnp.int32)
+        gradients = num if training and self.objective.through_states else 0
+        return jnp.array([num, gradients], jnp.int32)
+
+    @property
+    def _num_replayed(self) -> int:
+        if self.replay is None:
+            return 0
+        return min(max(1, round(self.replay.share * self.num_paths)), self.num_paths - 1)
+
+    def _remember(
+        self, rng_key: PRNGKeyArray, kernels: Kernels, paths: Paths, memory: Memory, t: Array
+    ) -> tuple[Paths, Memory, Array]:
+        """Replayed paths, the memory with the new ends, and what the local search has spent."""
+        assert self.replay is not None
+        key_starts, key_search, key_draw, key_back = random.split(rng_key, 4)
+        ends, log_reward = paths.states[-1], paths.ends.log_reward
+        seen = replays.insert(memory.seen, ends, log_reward, jnp.isfinite(log_reward))
+        memory, spent = memory._replace(seen=seen), jnp.zeros(2, jnp.int32)
+        search = self.replay.local_search
+        if search is not None:
+            starts, _ = replays.draw(key_starts, seen, search.num_chains, replays.uniform)
+            now = t % search.every == 0
+            found, step_size = lax.cond(
+                now,
+                lambda: search.search(
+                    key_search, kernels.reward.target, starts, memory.step_size, memory.found
+                ),
+                lambda: (memory.found, memory.step_size),
+            )
+            memory = Memory(seen, found, step_size)
+            spent = jnp.where(now, search.evaluations, 0) * jnp.ones(2, jnp.int32)
+        # Nothing is found before the first search has been accepted anywhere.
+        source = memory.seen
+        if memory.found is not None:
+            source = where(memory.found.count > 0, memory.found, memory.seen)
+        drawn, _ = replays.draw(key_draw, source, self._num_replayed, self.replay.priority)
+        return backward_paths(key_back, kernels, drawn)[0], memory, spent
+
+    def _with_flow(
+        self, kernels: Kernels, parameters: Parameters, paths: Paths, scores: Scores
+    ) -> Scores:
+        """Log F = log Z + log of the reference (or what looks ahead) + what is learned."""
+        if parameters.flow is not None:
+            steps = jnp.arange(kernels.num_steps + 1)
+            flow = along(lambda n, x: parameters.flow(x, n / kernels.num_steps))(
+                steps, paths.states
+            )
+            scores = scores._replace(log_flow=flow)
+            scores = fl_shift(scores, self._shift(kernels, paths, parameters.log_z, steps))
+        source = parameters.log_z + scores.log_start
+        return scores._replace(log_flow=scores.log_flow.at[0].set(source))
+
+    def _shift(self, kernels: Kernels, paths: Paths, log_z: Array, steps: Array) -> Array:
+        shift = self.looked_ahead(kernels, paths, log_z)
+        if shift is not None:
+            return shift
+        return log_z + along(kernels.log_reference)(steps, paths.states, paths.looks)
+
+    def _clipped(self, scores: Scores) -> Scores:
+        """Scores whose energy is clipped in value; gradients stay what they are."""
+        log_reward, floor = scores.log_reward, -self.energy_clip
+        value = jnp.maximum(lax.stop_gradient(log_reward), floor.astype(log_reward.dtype))
+        finite = jnp.isfinite(log_reward)
+        rest = jnp.where(finite, log_reward - lax.stop_gradient(log_reward), 0.0)
+        return scores._replace(log_reward=value + rest)
+
+    def _met_a_clip(self, paths: Paths) -> Bool[Array, " B"]:
+        met = paths.ends.is_clipped | ~(paths.ends.log_reward >= -self.energy_clip)
+        return met if paths.looks is None else met | jnp.any(paths.looks.is_clipped, axis=0)
+
+    @property
+    def _optimizers(self) -> tuple[Any, Any]:
+        def adam(rate: Array) -> Any:
+            schedule = optax.cosine_decay_schedule(rate, self.num_updates)
+            return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+
+        return adam(self.learning_rate), adam(self.flow_learning_rate)
+
+    def _updated(self, gradient: Parameters, state: PathState) -> tuple[Parameters, Any]:
+        """Kernels and flows have their own rates and clips."""
+        moved, moments = [], []
+        for opt, part, g, moment in zip(
+            self._optimizers,
+            _groups(state.parameters),
+            _groups(gradient),
+            state.optimizer,
+            strict=True,
+        ):
+            updates, moment = opt.update(g, moment)
+            moved.append(eqx.apply_updates(part, updates))
+            moments.append(moment)
+        kernels, (flow, log_z) = (
+            eqx.combine(new, old) for new, old in zip(moved, _split(state.parameters), strict=True)
+        )
+        return Parameters(kernels, flow, log_z), tuple(moments)
+
+
+def _split(parameters: Parameters) -> tuple[Any, Any]:
+    return parameters.kernels, (parameters.flow, parameters.log_z)
+
+
+def _groups(parameters: Parameters) -> tuple[Any, Any]:
+    """The numbers that are learned, in the groups of the two optimisers."""
+    kernels, flow = (eqx.filter(part, eqx.is_inexact_array) for part in _split(parameters))
+    return kernels, flow

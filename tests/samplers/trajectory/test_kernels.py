@@ -1,0 +1,218 @@
+"""The engine: weights of paths against truths, rescoring, exploration, the one shared objective."""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from jax import random
+from jax.flatten_util import ravel_pytree
+from scipy.special import expit
+
+from models.targets.gaussian_mixture import GaussianMixture
+from samplers.networks import MLP
+from samplers.trajectory import objectives
+from samplers.trajectory.cmcd import CMCD
+from samplers.trajectory.dds import DDS
+from samplers.trajectory.dis import DIS
+from samplers.trajectory.kernels import (
+    Flat,
+    Law,
+    Paths,
+    Reward,
+    backward_paths,
+    forward_paths,
+    join,
+    score,
+)
+from samplers.trajectory.objectives import log_weights
+from samplers.trajectory.pis import PIS
+
+FOUR = GaussianMixture([[1.5, 1.5], [1.5, -1.5], [-1.5, 1.5], [-1.5, -1.5]])
+LOG_Z = float(FOUR.log_normalizer)
+TINY = partial(MLP, width=8, depth=1)
+N = 10_000
+BARE = {"num_steps": 6, "network": TINY}
+pytestmark = pytest.mark.usefixtures("unoptimized")
+SAMPLERS = {
+    "PIS": PIS(**BARE),
+    "PIS, not guided": PIS(guided=False, **BARE),
+    "DDS": DDS(**BARE),
+    "DIS": DIS(fastest=4.0, **BARE),
+    "CMCD": CMCD(**BARE),
+}
+
+
+def perturbed(sampler, target=FOUR):
+    """Parameters of the kernels, moved off zero: what training might have made of them."""
+    template = Flat(target).template
+    learned = sampler.first(random.key(0), template.shape[0], template.dtype)
+    arrays, rest = eqx.partition(learned, eqx.is_inexact_array)
+    leaves, treedef = jax.tree.flatten(arrays)
+    keys = random.split(random.key(1), len(leaves))
+    moved = [x + 0.07 * random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return eqx.combine(jax.tree.unflatten(treedef, moved), rest)
+
+
+def kernels_of(sampler, learned, target=FOUR):
+    return sampler.kernels(Reward(Flat(target), sampler.gradient_clip), learned)
+
+
+@eqx.filter_jit
+def both_ways(kernels, draws):
+    """Paths and scores forward, and backward from these draws; and the former scored again."""
+    paths, scores = forward_paths(random.key(2), kernels, len(draws))
+    back = backward_paths(random.key(3), kernels, draws)
+    return paths, scores, score(kernels, paths), *back, score(kernels, back[0])
+
+
+@pytest.fixture(scope="module", params=SAMPLERS)
+def made(request):
+    """All that the tests look at, of a sampler whose parameters are random."""
+    sampler = SAMPLERS[request.param]
+    kernels = kernels_of(sampler, perturbed(sampler))
+    return kernels, both_ways(kernels, FOUR.sample(random.key(4), N))
+
+
+def z_score(forward, backward, log_z=LOG_Z):
+    """Of the identity E_F sigmoid(w - log Z) = E_B sigmoid(log Z - w)."""
+    a, b = expit(np.asarray(forward) - log_z), expit(log_z - np.asarray(backward))
+    return (a.mean() - b.mean()) / np.sqrt(a.var() / a.size + b.var() / b.size)
+
+
+def test_weights_of_random_kernels_obey_the_bounded_identity(made):
+    _, (_, forward, _, _, backward, _) = made
+    assert abs(z_score(log_weights(forward), log_weights(backward))) < 4.9
+
+
+def test_a_wrong_term_breaks_the_identity(made):
+    _, (_, forward, _, _, backward, _) = made
+    for wrong in (
+        lambda s: s._replace(log_pb=1.05 * s.log_pb),
+        lambda s: s._replace(log_pf=s.log_pf.at[-1].add(0.2)),
+        lambda s: s._replace(log_reward=s.log_reward + 0.2),
+    ):
+        assert abs(z_score(log_weights(wrong(forward)), log_weights(wrong(backward)))) > 4.9
+
+
+def test_scores_of_stored_paths_are_those_they_were_made_with(made):
+    _, (_, forward, again, _, backward, back_again) = made
+    for a, b in ((forward, again), (backward, back_again)):
+        np.testing.assert_allclose(a.log_pf, b.log_pf, atol=2e-3)
+        np.testing.assert_allclose(a.log_pb, b.log_pb, atol=2e-3)
+        np.testing.assert_allclose(log_weights(a), log_weights(b), atol=1e-2)
+
+
+def test_paths_begin_and_end_where_they_should(made):
+    kernels, (paths, scores, _, back, _, _) = made
+    np.testing.assert_array_equal(back.states[-1], FOUR.sample(random.key(4), N))
+    np.testing.assert_allclose(
+        scores.log_reward, jax.vmap(FOUR.log_density)(paths.states[-1]), rtol=1e-4, atol=1e-4
+    )
+    start = paths.states[0]
+    is_point = bool(jnp.all(scores.log_start == 0))
+    assert np.all(start == 0) == is_point
+    if is_point:
+        np.testing.assert_array_equal(back.states[0], 0)
+        np.testing.assert_array_equal(scores.log_pb[0], 0)
+
+
+@pytest.fixture(scope="module")
+def explored():
+    """The same paths with noise and without, and two sets of them joined."""
+    sampler = SAMPLERS["PIS"]
+    kernels = kernels_of(sampler, perturbed(sampler))
+
+    @eqx.filter_jit
+    def program(kernels, noise):
+        paths, scores = forward_paths(random.key(6), kernels, 2000, noise)
+        parts = [jax.tree.map(lambda x: x[:, :9], paths[:2]) for _ in range(2)]
+        parts = [Paths(*part, jax.tree.map(lambda x: x[:9], paths.ends)) for part in parts]
+        return paths, scores, score(kernels, paths), score(kernels, join(*parts))
+
+    return kernels, program(kernels, 0.0), program(kernels, 1.0)
+
+
+def test_exploration_widens_the_draws_and_is_never_scored(explored):
+    kernels, (plain, *_), (noisy, scores, again, _) = explored
+    assert noisy.states[1].std() > 1.3 * plain.states[1].std()
+    np.testing.assert_allclose(again.log_pf, scores.log_pf, rtol=1e-4, atol=1e-3)
+    # By hand, with the sampler's own sd: with the sd that was drawn from it would be another.
+    x, y, look = noisy.states[0, 0], noisy.states[1], jax.tree.map(lambda x: x[0, 0], noisy.looks)
+    n = jnp.int32(0)  # all paths are at the source
+    law = kernels.forward(n, x, kernels.control(n, x, look), look)
+    np.testing.assert_allclose(scores.log_pf[0], normal(y, law.mean, law.sd), rtol=1e-4, atol=1e-3)
+    wider = normal(y, law.mean, np.sqrt(law.sd**2 + 1))
+    assert not np.allclose(scores.log_pf[0], wider, atol=0.1)
+
+
+def normal(y, mean, sd):
+    return scipy.stats.norm(np.asarray(mean), np.asarray(sd)).logpdf(np.asarray(y)).sum(1)
+
+
+def test_joined_paths_score_as_they_do_alone(explored):
+    _, (_, scores, _, joined), _ = explored
+    for part in (joined.log_pf[:, :9], joined.log_pf[:, 9:]):
+        np.testing.assert_allclose(part, scores.log_pf[:, :9], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(joined.log_reward[9:], scores.log_reward[:9], rtol=1e-4)
+
+
+def test_a_law_of_a_point_has_no_density_and_no_gradient():
+    law = lambda sd: Law(jnp.zeros(2), sd).log_density(jnp.ones(2))
+    assert law(jnp.zeros(())) == 0
+    assert jax.grad(law)(jnp.zeros(())) == 0
+
+
+# Gradients: reverse KL and trajectory balance on the same paths --------------------------------
+
+
+@pytest.fixture(scope="module")
+def gradients():
+    """Of reverse KL through the states, of its log-derivative form, of TB and VarGrad."""
+    # The control that is told of the target is not differentiated there, so that reverse KL has a
+    # gradient that lacks a term.
+    sampler = DDS(num_steps=3, network=TINY, guided=False)
+    learned = perturbed(sampler)
+    arrays, rest = eqx.partition(learned, eqx.is_inexact_array)
+    num, batches = 1000, 40
+
+    def flat(objective, through):
+        def loss(arrays, key):
+            kernels = kernels_of(sampler, eqx.combine(arrays, rest))
+            paths, scores = forward_paths(key, kernels, num, through=through)
+            scores = scores if through else score(kernels, jax.lax.stop_gradient(paths))
+            flow = scores.log_flow.at[0].set(LOG_Z + 2 + scores.log_start)
+            return objective(scores._replace(log_flow=flow))
+
+        return jax.grad(loss)
+
+    # One program for all: each set of paths is made once, and differentiated in four ways.
+    ways = {
+        "KL": flat(objectives.reverse_kl, through=True),
+        "LD": flat(objectives.reverse_kl_log_derivative, through=False),
+        "TB": flat(objectives.trajectory_balance, through=False),
+        "VarGrad": flat(objectives.vargrad, through=False),
+    }
+
+    @jax.jit
+    def program(keys):
+        one = lambda key: {n: ravel_pytree(fn(arrays, key))[0] for n, fn in ways.items()}
+        return jax.lax.map(one, keys)
+
+    found = jax.tree.map(np.asarray, program(random.split(random.key(9), batches)))
+    factors = {"KL": 1, "LD": 1, "TB": 1 / 2, "VarGrad": num / (num - 1) / 2}
+    return {name: found[name] * factor for name, factor in factors.items()}
+
+
+@pytest.mark.parametrize("name", ["LD", "TB", "VarGrad"])
+def test_gradients_of_the_objectives_agree_on_a_diffusion(gradients, name):
+    """The identities of the grid hold here too: the same functions, continuous states."""
+    a, b = gradients["KL"], gradients[name]
+    error = np.sqrt((a.var(0) + b.var(0)) / len(a)) + 1e-6
+    assert np.max(np.abs(a.mean(0) - b.mean(0)) / error) < 5.5  # of several hundred numbers
+    cosine = a.mean(0) @ b.mean(0) / np.linalg.norm(a.mean(0)) / np.linalg.norm(b.mean(0))
+    assert cosine > 0.99
+    assert np.max(np.abs(a.mean(0) - 2 * b.mean(0)) / error) > 5.5
