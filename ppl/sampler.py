@@ -238,6 +238,12 @@ class DirectSampler(Sampler):
         """(log-density, gradient) evaluations that ``n`` draws cost."""
         return (0, 0)
 
+    def log_weights(
+        self, rng_key: PRNGKeyArray, target: Energy, positions: Position
+    ) -> Float[Array, " n"] | None:
+        """Log-weights that draws at these positions carry, where the sampler can tell."""
+        return None
+
 
 class LearnedSampler(Sampler):
     """A sampler that is trained first: ``step`` is one optimiser update."""
@@ -287,6 +293,16 @@ class LearnedSampler(Sampler):
         """(log-density, gradient) evaluations that ``n`` draws cost, training apart."""
         return (0, 0)
 
+    def log_weights(
+        self, rng_key: PRNGKeyArray, target: Energy, state: Any, positions: Position
+    ) -> Float[Array, " n"] | None:
+        """Log-weights that draws at these positions carry, where the sampler can tell.
+
+        Where a draw has a random path, each weight is that of one path to the position, drawn from
+        the law that these have under the target.
+        """
+        return None
+
 
 class Trained(DirectSampler):
     """A trained `LearnedSampler` with its state: draws without training."""
@@ -333,6 +349,12 @@ class Trained(DirectSampler):
     def evaluations(self, n: int) -> tuple[int, int]:
         """As the trained sampler counts."""
         return self.sampler.evaluations(n)
+
+    def log_weights(
+        self, rng_key: PRNGKeyArray, target: Energy, positions: Position
+    ) -> Float[Array, " n"] | None:
+        """As the trained sampler tells them."""
+        return self.sampler.log_weights(rng_key, target, self.state, positions)
 
 
 # Fields ---------------------------------------------------------------------------------------

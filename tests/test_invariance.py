@@ -13,6 +13,7 @@ import pytest
 import samplers
 from agreement import z_limit
 from chains import NUM_CHECKS
+from gaussian_proposal import GaussianProposal
 from invariance import gaussian_prior, joint_scores, laplace_prior
 from ppl.sampler import MarkovKernel
 
@@ -34,6 +35,7 @@ KERNELS = {
     "BregmanLangevin": samplers.BregmanLangevin(HYPERBOLIC, 0.15),
     "BregmanLangevin, left": samplers.BregmanLangevin(HYPERBOLIC, 0.15, side="left"),
     "RandomWalk": samplers.RandomWalk(step_size=0.7),
+    "IndependenceMetropolis": samplers.IndependenceMetropolis(GaussianProposal()),
     "GibbsianPolarSlice": samplers.GibbsianPolarSlice(width=1.0),
     "EllipticalSlice": samplers.EllipticalSlice(),
     "ParallelTempering": samplers.ParallelTempering(move=samplers.MALA(0.15, IDENTITY)),

@@ -19,6 +19,7 @@ from jax import random
 import ppl
 import samplers
 from compilations import Compilations, count_compilations
+from gaussian_proposal import GaussianProposal
 from ppl.sampler import DirectSampler, LearnedSampler, MarkovKernel, ParticleSampler
 
 NUM_CHAINS, NUM_STEPS, WALL = 3, 12, 0.05
@@ -26,6 +27,7 @@ REQUIRED = {
     "AdamLMC": {"step_size": 0.1},
     "BregmanLangevin": {"mirror": samplers.Hyperbolic(1.0), "geometry": samplers.Euclidean()},
     "DataLangevin": {"score": jnp.negative, "step_size": 0.1},
+    "IndependenceMetropolis": {"proposal": GaussianProposal()},
     "Gibbs": {"blocks": {"a": samplers.RandomWalk()}},
     "LogConcaveChain": {"sigma": 1.0},
     "MYULA": {"step_size": 0.1},
@@ -50,6 +52,7 @@ OTHER_TARGETS = {
     "EllipticalSlice",
     "FKSteering",
     "Gibbs",
+    "IndependenceMetropolis",
     "NestedSampling",
     "ParallelTempering",
     "PiGDM",

@@ -88,6 +88,7 @@ class AnnealedLangevin(Kernels):
     ) -> Float[Array, " d"]:
         """Gradient of log pi_b."""
         assert look is not None
+        assert look.gradient is not None
         b = self.inverse_temperature[n]
         return b * look.gradient - (1 - b) * x / self.scale**2
 
@@ -128,4 +129,10 @@ class CMCD(PathSampler):
         scale = self.scale.astype(dtype)
         length = self.step_size.astype(dtype) * scale**2 * shape / jnp.mean(shape)
         length = length * jnp.exp(learned.log_length)
-        return AnnealedLangevin(reward, learned.control, scale, b, length)
+        return AnnealedLangevin(  # pyright: ignore[reportCallIssue]
+            reward=reward,
+            learned=learned.control,
+            scale=scale,
+            inverse_temperature=b,
+            length=length,
+        )

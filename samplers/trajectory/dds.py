@@ -103,4 +103,6 @@ class DDS(PathSampler):
         times = self.duration.astype(dtype) * shares / jnp.sum(shares)
         shrink, sd = jnp.exp(-times / 2), jnp.sqrt(-jnp.expm1(-times))
         scale = self.scale.astype(dtype)
-        return OrnsteinUhlenbeck(reward, learned, scale, shrink, sd, self.guided)
+        return OrnsteinUhlenbeck(  # pyright: ignore[reportCallIssue]
+            reward=reward, learned=learned, scale=scale, shrink=shrink, sd=sd, guided=self.guided
+        )

@@ -110,4 +110,7 @@ class DIS(PathSampler):
         t = jnp.arange(self.num_steps, dtype=dtype) / self.num_steps
         slow, fast = self.slowest.astype(dtype), self.fastest.astype(dtype)
         rate = (slow + (fast - slow) * jnp.cos(0.5 * jnp.pi * t) ** 2) / self.num_steps
-        return VariancePreserving(reward, learned, self.scale.astype(dtype), rate, self.guided)
+        scale = self.scale.astype(dtype)
+        return VariancePreserving(  # pyright: ignore[reportCallIssue]
+            reward=reward, learned=learned, scale=scale, rate=rate, guided=self.guided
+        )

@@ -79,6 +79,11 @@ class Flat(Energy):
         return self.target.log_density(self.unravel(position))
 
 
+def flattened(target: Energy) -> Flat:
+    """The same target on vectors."""
+    return Flat(target=target)  # pyright: ignore[reportCallIssue]
+
+
 class Reward(eqx.Module):
     """log R on vectors, with the clip of its gradient for each coordinate."""
 
@@ -242,7 +247,8 @@ def join(a: Paths, b: Paths) -> Paths:
     def both(x: Any, y: Any, axis: int) -> Any:
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), x, y)
 
-    return Paths(*both(a[:2], b[:2], 1), both(a.ends, b.ends, 0))
+    states, looks = both(a[:2], b[:2], 1)
+    return Paths(states, looks, both(a.ends, b.ends, 0))
 
 
 def _seen(kernels: Kernels, n: Any, x: Float[Array, "B d"]) -> tuple[Any, Any, Any]:
@@ -252,7 +258,7 @@ def _seen(kernels: Kernels, n: Any, x: Float[Array, "B d"]) -> tuple[Any, Any, A
 
 
 def _densities(laws: Law, x: Array) -> Array:
-    fn = Law.log_density
+    fn: Any = Law.log_density
     for _ in range(x.ndim - 1):
         fn = jax.vmap(fn)
     return fn(laws, x)

@@ -96,4 +96,10 @@ class PIS(PathSampler):
 
     def kernels(self, reward: Reward, learned: Control) -> Bridge:
         scale = self.scale.astype(reward.target.template.dtype)
-        return Bridge(reward, learned, scale, self.num_steps, self.guided)
+        return Bridge(
+            reward=reward,
+            learned=learned,
+            scale=scale,
+            num_steps=self.num_steps,
+            guided=self.guided,
+        )

@@ -42,12 +42,12 @@ class Buffer(NamedTuple):
     items: Any
     log_reward: Float[Array, " capacity"]
     place: Int[Array, ""]
-    count: Int[Array, ""]
+    num_held: Int[Array, ""]
 
     @property
     def is_held(self) -> Bool[Array, " capacity"]:
         """Which places are taken."""
-        return jnp.arange(self.log_reward.size) < self.count
+        return jnp.arange(self.log_reward.size) < self.num_held
 
 
 def empty(items: Any, capacity: int, dtype: Any) -> Buffer:
@@ -71,7 +71,7 @@ def insert(
         jax.tree.map(put, buffer.items, items),
         put(buffer.log_reward, log_reward),
         (buffer.place + number) % capacity,
-        jnp.minimum(buffer.count + number, capacity),
+        jnp.minimum(buffer.num_held + number, capacity),
     )
 
 
@@ -106,11 +106,11 @@ class ByRank(eqx.Module):
     def __call__(self, buffer: Buffer) -> Float[Array, " capacity"]:
         held = jnp.where(buffer.is_held, buffer.log_reward, -jnp.inf)
         rank = (
-            jnp.zeros_like(buffer.count, shape=held.shape)
+            jnp.zeros_like(buffer.num_held, shape=held.shape)
             .at[jnp.argsort(-held)]
-            .set(jnp.arange(held.size, dtype=buffer.count.dtype))
+            .set(jnp.arange(held.size, dtype=buffer.num_held.dtype))
         )
-        return -jnp.log(self.k.astype(held.dtype) * buffer.count + rank.astype(held.dtype))
+        return -jnp.log(self.k.astype(held.dtype) * buffer.num_held + rank.astype(held.dtype))
 
 
 class ByReward(eqx.Module):
@@ -209,7 +209,7 @@ class Replay(eqx.Module):
     """
 
     capacity: int = size("capacity", default=10_000)
-    share: Float[Array, ""] | float = eqx.field(static=True, default=0.5)
+    share: float = eqx.field(static=True, default=0.5)
     priority: Callable[[Buffer], Array] = eqx.field(default_factory=ByRank)
     local_search: LocalSearch | None = None
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax, random
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ppl import weights
@@ -24,12 +25,12 @@ from samplers.mcmc.metropolis import all_finite
 from samplers.trajectory import replay as replays
 from samplers.trajectory.control import small
 from samplers.trajectory.kernels import (
-    Flat,
     Kernels,
     Paths,
     Reward,
     along,
     backward_paths,
+    flattened,
     forward_paths,
     join,
     score,
@@ -139,10 +140,10 @@ class PathSampler(LearnedSampler):
 
     num_steps: int = size("num_steps", default=50)
     num_updates: int = size("num_updates", default=1000)
-    num_paths: int = size("num_paths", minimum=2, default=256)
+    num_paths: int = size("num_paths", minimum=2, default=128)
     learning_rate: Float[Array, ""] = positive("learning_rate", default=2e-3)
     flow_learning_rate: Float[Array, ""] = positive("flow_learning_rate", default=0.1)
-    objective: Objective = eqx.field(default_factory=ReverseKL)
+    objective: Any = eqx.field(default_factory=ReverseKL)
     exploration: Float[Array, ""] = nonnegative("exploration", default=0.0)
     replay: Replay | None = None
     guided: bool = eqx.field(static=True, default=True)
@@ -204,7 +205,7 @@ class PathSampler(LearnedSampler):
     # Training --------------------------------------------------------------------------------
 
     def init(self, rng_key: PRNGKeyArray, target: Energy) -> PathState:
-        flat = Flat(target)
+        flat = flattened(target)
         d, dtype = flat.template.shape[0], flat.template.dtype
         key_kernels, key_flow = random.split(rng_key)
         flow = None
@@ -265,7 +266,7 @@ class PathSampler(LearnedSampler):
         updated = PathState(parameters, optimizer, t + 1, running, memory)
         kept = state._replace(updates=t + 1, ess=running, memory=memory)
         kept = where(finite, *(eqx.filter(s, eqx.is_array) for s in (updated, kept)))
-        spent = spent + self._cost(self.num_paths, training=True)
+        spent = spent + jnp.array(self._cost(self.num_paths, training=True), jnp.int32)
         return eqx.combine(kept, state), PathInfo(
             loss, jnp.mean(w), weights.log_mean_exp(w), share, clipped, ~finite, spent
         )
@@ -296,34 +297,33 @@ class PathSampler(LearnedSampler):
     def log_weights(
         self, rng_key: PRNGKeyArray, target: Energy, state: PathState, positions: Position
     ) -> Float[Array, " n"]:
-        """W of one backward path from each of some positions (leading axis).
+        """Weight w of one backward path from each position.
 
         With draws of the target, E e^-w = 1 / Z, and the mean of w is an upper bound of log Z.
         """
         kernels = self.kernels(self._reward(target), state.parameters.kernels)
-        flat = jax.vmap(lambda x: jax.flatten_util.ravel_pytree(x)[0])(positions)
+        flat = jax.vmap(lambda x: ravel_pytree(x)[0])(positions)
         return log_weights(backward_paths(rng_key, kernels, flat)[1])
 
     def evaluations(self, n: int) -> tuple[int, int]:
-        density, gradient = map(int, self._cost(n, training=False))
-        return density, gradient
+        return self._cost(n, training=False)
 
     # Parts -----------------------------------------------------------------------------------
 
     def _reward(self, target: Energy) -> Reward:
-        return Reward(Flat(target), self.gradient_clip)
+        return Reward(flattened(target), self.gradient_clip)
 
-    def _cost(self, num: int, *, training: bool) -> Any:
+    def _cost(self, num: int, *, training: bool) -> tuple[int, int]:
+        """(log-density, gradient) evaluations of so many paths."""
         if self.guided:
-            return jnp.full(2, num * (self.num_steps + 1), jnp.int32)
-        gradients = num if training and self.objective.through_states else 0
-        return jnp.array([num, gradients], jnp.int32)
+            return num * (self.num_steps + 1), num * (self.num_steps + 1)
+        return num, num if training and self.objective.through_states else 0
 
     @property
     def _num_replayed(self) -> int:
         if self.replay is None:
             return 0
-        return min(max(1, round(self.replay.share * self.num_paths)), self.num_paths - 1)
+        return min(max(1, int(self.replay.share * self.num_paths)), self.num_paths - 1)
 
     def _remember(
         self, rng_key: PRNGKeyArray, kernels: Kernels, paths: Paths, memory: Memory, t: Array
@@ -335,22 +335,23 @@ class PathSampler(LearnedSampler):
         seen = replays.insert(memory.seen, ends, log_reward, jnp.isfinite(log_reward))
         memory, spent = memory._replace(seen=seen), jnp.zeros(2, jnp.int32)
         search = self.replay.local_search
-        if search is not None:
+        if search is not None and memory.found is not None:
+            before = memory.found
             starts, _ = replays.draw(key_starts, seen, search.num_chains, replays.uniform)
             now = t % search.every == 0
             found, step_size = lax.cond(
                 now,
                 lambda: search.search(
-                    key_search, kernels.reward.target, starts, memory.step_size, memory.found
+                    key_search, kernels.reward.target, starts, memory.step_size, before
                 ),
-                lambda: (memory.found, memory.step_size),
+                lambda: (before, memory.step_size),
             )
             memory = Memory(seen, found, step_size)
             spent = jnp.where(now, search.evaluations, 0) * jnp.ones(2, jnp.int32)
         # Nothing is found before the first search has been accepted anywhere.
         source = memory.seen
         if memory.found is not None:
-            source = where(memory.found.count > 0, memory.found, memory.seen)
+            source = where(memory.found.num_held > 0, memory.found, memory.seen)
         drawn, _ = replays.draw(key_draw, source, self._num_replayed, self.replay.priority)
         return backward_paths(key_back, kernels, drawn)[0], memory, spent
 

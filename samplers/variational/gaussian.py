@@ -150,11 +150,14 @@ class GaussianVI(LearnedSampler):
     def draw(
         self, rng_key: PRNGKeyArray, target: Energy, state: GaussianVIState, n: int
     ) -> tuple[Position, Float[Array, " n"]]:
-        noise = state.law.noise(rng_key, n)
-        x = state.law.move(noise)
-        log_density = _log_density(target, x)
-        log_density = jnp.where(jax.vmap(illegal)(log_density), -jnp.inf, log_density)
-        return jax.vmap(_unravel(target))(x), log_density - state.law.log_density(x)
+        x = state.law.move(state.law.noise(rng_key, n))
+        return jax.vmap(_unravel(target))(x), _log_weights(target, state.law, x)
+
+    def log_weights(
+        self, rng_key: PRNGKeyArray, target: Energy, state: GaussianVIState, positions: Position
+    ) -> Float[Array, " n"]:
+        flat = jax.vmap(lambda position: ravel_pytree(position)[0])(positions)
+        return _log_weights(target, state.law, flat)
 
     def evaluations(self, n: int) -> tuple[int, int]:
         return (n, 0)
@@ -162,6 +165,12 @@ class GaussianVI(LearnedSampler):
     @property
     def _optimizer(self) -> Any:
         return optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.num_updates))
+
+
+def _log_weights(target: Energy, law: Gaussian, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+    log_density = _log_density(target, x)
+    log_density = jnp.where(jax.vmap(illegal)(log_density), -jnp.inf, log_density)
+    return log_density - law.log_density(x)
 
 
 def _log_density(target: Energy, x: Float[Array, "n d"]) -> Float[Array, " n"]:

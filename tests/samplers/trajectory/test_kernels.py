@@ -19,11 +19,11 @@ from samplers.trajectory.cmcd import CMCD
 from samplers.trajectory.dds import DDS
 from samplers.trajectory.dis import DIS
 from samplers.trajectory.kernels import (
-    Flat,
     Law,
     Paths,
     Reward,
     backward_paths,
+    flattened,
     forward_paths,
     join,
     score,
@@ -48,7 +48,7 @@ SAMPLERS = {
 
 def perturbed(sampler, target=FOUR):
     """Parameters of the kernels, moved off zero: what training might have made of them."""
-    template = Flat(target).template
+    template = flattened(target).template
     learned = sampler.first(random.key(0), template.shape[0], template.dtype)
     arrays, rest = eqx.partition(learned, eqx.is_inexact_array)
     leaves, treedef = jax.tree.flatten(arrays)
@@ -58,7 +58,7 @@ def perturbed(sampler, target=FOUR):
 
 
 def kernels_of(sampler, learned, target=FOUR):
-    return sampler.kernels(Reward(Flat(target), sampler.gradient_clip), learned)
+    return sampler.kernels(Reward(flattened(target), sampler.gradient_clip), learned)
 
 
 @eqx.filter_jit

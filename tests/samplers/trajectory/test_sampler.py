@@ -1,0 +1,284 @@
+"""Training through the driver: what it reports, stops at, keeps, and refuses."""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+from numpyro.distributions import constraints
+from scipy.special import expit
+
+import ppl
+from models.targets.gaussian_mixture import GaussianMixture
+from samplers.mcmc.independence import IndependenceMetropolis
+from samplers.networks import MLP
+from samplers.trajectory.cmcd import CMCD
+from samplers.trajectory.dds import DDS
+from samplers.trajectory.dis import DIS
+from samplers.trajectory.objectives import (
+    DetailedBalance,
+    ForwardKL,
+    ReverseKL,
+    SubTrajectoryBalance,
+    TrajectoryBalance,
+    VarGrad,
+)
+from samplers.trajectory.pis import PIS
+from samplers.trajectory.replay import LocalSearch, Replay
+
+FOUR = GaussianMixture([[2.0, 2.0], [2.0, -2.0], [-2.0, 2.0], [-2.0, -2.0]], 0.3**0.5)
+SOFT = GaussianMixture([[1.5, 1.5], [1.5, -1.5], [-1.5, 1.5], [-1.5, -1.5]])
+LOG_Z = float(FOUR.log_normalizer)
+SEARCH = LocalSearch(every=5, num_chains=8, num_steps=4)
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+SMALL = {"num_steps": 6, "num_paths": 16, "network": partial(MLP, width=8, depth=1)}
+# One program serves most of what follows.
+FULL = PIS(
+    objective=TrajectoryBalance(),
+    exploration=0.2,
+    replay=Replay(capacity=64, local_search=SEARCH),
+    num_updates=12,
+    **SMALL,
+)
+
+
+# PIS on trajectory balance, with all that may go with it -------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quickly_compiled():
+    """As `unoptimized`, for the whole module: its runs are made by a fixture."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory):
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def draws(where, quickly_compiled):
+    return ppl.sample(FULL, SOFT, 3, num_samples=600, progress=False, checkpoint=where)
+
+
+def test_training_is_reported_update_by_update(draws):
+    assert set(draws.history) == {
+        "loss", "elbo", "log_evidence", "ess", "clipped", "diverging",
+    }  # fmt: skip
+    assert draws.history["loss"].shape == (1, 12)
+    assert np.isfinite(draws.history["loss"]).all()
+    assert (draws.history["elbo"] <= draws.history["log_evidence"] + 1e-5).all()
+    assert not draws.history["diverging"].any()
+
+
+def test_evaluations_count_training_search_and_draws(draws):
+    searches = 3 * SEARCH.num_chains * (SEARCH.num_steps + 1)
+    trained = 12 * 16 * 7 + searches
+    assert draws.num_evaluations == (trained + 1024 * 7, trained + 1024 * 7)
+
+
+def test_draws_are_weighted_and_know_their_evidence(draws):
+    assert draws["x"].shape == (1, 600, 2)
+    evidence = draws.log_evidence
+    assert abs(evidence.value - LOG_Z) < 4.9 * evidence.std_error
+
+
+def test_a_run_that_is_called_again_gives_the_same_draws(draws, where):
+    again = ppl.sample(FULL, SOFT, 3, num_samples=600, progress=False, checkpoint=where)
+    np.testing.assert_array_equal(again["x"], draws["x"])
+
+
+def test_a_trained_sampler_is_saved_and_loaded(draws, tmp_path):
+    draws.sampler.save(tmp_path / "trained")
+    loaded = ppl.load_sampler(tmp_path / "trained", FULL.untrained(SOFT))
+    draw = eqx.filter_jit(lambda s: s.draw(random.key(0), SOFT, 5)[1])
+    one, two = draw(draws.sampler), draw(loaded)
+    np.testing.assert_array_equal(one, two)
+
+
+def test_backward_weights_bound_the_evidence_from_above(draws):
+    exact = SOFT.sample(random.key(1), 2000)
+    back = back_weights(draws.sampler, random.key(2), SOFT, exact)
+    a, b = expit(draws.log_weights.ravel() - LOG_Z), expit(LOG_Z - np.asarray(back))
+    error = np.sqrt(a.var() / a.size + b.var() / b.size)
+    assert abs(a.mean() - b.mean()) < 4.9 * error
+    assert back.mean() > LOG_Z
+
+
+def test_training_stops_early_where_the_weights_are_good_enough():
+    easy = PIS(**{n: getattr(FULL, n) for n in ("objective", "exploration", "replay")},
+               num_updates=12, enough_ess=1e-6, **SMALL)  # fmt: skip
+    draws = ppl.sample(easy, SOFT, 3, num_samples=10, progress=False)
+    assert draws.history["loss"].shape == (1, 1)
+
+
+def test_it_is_a_proposal_of_an_independence_chain_that_stays_exact(draws):
+    """From exact draws, twenty steps later: the law is the same, with few accepted."""
+    chain = IndependenceMetropolis(draws.sampler)
+    start = SOFT.sample(random.key(4), 1500)
+    run = ppl.sample(
+        chain, SOFT, 5, init=start, num_chains=1500, num_samples=20, num_warmup=0,
+        progress=False,
+    )  # fmt: skip
+    rate = run.stats["acceptance_rate"].mean()
+    assert 0.02 < rate < 0.9
+    end = run["x"][:, -1]
+    for statistic in (lambda x: x[:, 0], lambda x: x[:, 0] * x[:, 1], lambda x: x[:, 1] ** 2):
+        value, truth = statistic(end), {0: 0.0, 1: 0.0, 2: 3.25}
+        expected = truth[2] if value.min() >= 0 else 0.0
+        assert abs(value.mean() - expected) < 4.9 * value.std() / 1500**0.5
+
+
+def test_a_chain_that_forgets_its_weight_is_caught(draws):
+    start = SOFT.sample(random.key(4), 1500)
+    run = ppl.sample(
+        Forgetful(draws.sampler), SOFT, 6, init=start, num_chains=1500,
+        num_samples=20, num_warmup=0, progress=False,
+    )  # fmt: skip
+    value = run["x"][:, -1, 1] ** 2
+    assert abs(value.mean() - 3.25) > 4.9 * value.std() / 1500**0.5
+
+
+def test_weighted_draws_start_a_markov_kernel(draws):
+    from samplers.langevin.mala import MALA
+
+    run = ppl.sample(
+        MALA(), SOFT, 7, init=draws, num_chains=3, num_samples=2, num_warmup=0, progress=False
+    )
+    assert run["x"].shape == (3, 2, 2)
+
+
+@eqx.filter_jit
+def back_weights(trained, rng_key, target, positions):
+    return trained.log_weights(rng_key, target, positions)
+
+
+class Forgetful(IndependenceMetropolis):
+    """A wrong chain: it takes every proposal that has any weight."""
+
+    def step(self, rng_key, target, state):
+        small = jnp.full_like(state.log_weight, -1e3)
+        return IndependenceMetropolis.step(self, rng_key, target, state._replace(log_weight=small))
+
+
+# Objectives on all kernels ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        CMCD(num_updates=2, **SMALL),
+        CMCD(objective=VarGrad(), num_updates=2, **SMALL),
+        DDS(objective=SubTrajectoryBalance(0.9), num_updates=2, **SMALL),
+        DIS(objective=ReverseKL(reparametrized=False), num_updates=2, **SMALL),
+        PIS(objective=DetailedBalance(), guided=False, num_updates=2, **SMALL),
+    ],
+    ids=["CMCD-KL", "CMCD-LV", "DDS-SubTB", "DIS-LD", "PIS-DB"],
+)
+def test_every_objective_moves_the_parameters_of_every_sampler(sampler):
+    @jax.jit
+    def twice(key):
+        state = sampler.init(key, SOFT)
+        first = state.parameters
+        for t in range(2):
+            state, info = sampler.step(random.fold_in(key, t), SOFT, state)
+        moved = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), _numbers(first), _numbers(state))
+        return info, moved
+
+    info, moved = twice(random.key(0))
+    assert np.isfinite(info.loss)
+    assert not info.diverging
+    assert max(map(float, jax.tree.leaves(moved))) > 1e-4
+
+
+def _numbers(state):
+    parameters = getattr(state, "parameters", state)
+    return [x for x in jax.tree.leaves(parameters) if hasattr(x, "shape")]
+
+
+# What is refused, and what is said ----------------------------------------------------------------
+
+
+def refused(sampler, target=FOUR):
+    with pytest.raises((ValueError, TypeError)) as error:
+        ppl.sample(sampler, target, progress=False)
+    return str(error.value)
+
+
+def test_a_target_without_a_gradient_is_refused_where_one_is_needed():
+    discrete = ppl.from_log_density(lambda x: -jnp.sum(x) * 1.0, jnp.zeros(2, int))
+    assert "PIS needs 'gradient'" in refused(PIS(), discrete)
+    blind = PIS(objective=TrajectoryBalance(), guided=False)
+    assert blind.needs == {"log_density"}
+    assert "positions must be floating; these are {x: int32[2]}" in refused(blind, discrete)
+    assert PIS(guided=False).needs == {"log_density", "gradient"}  # reverse KL differentiates
+
+
+def test_fewer_steps_than_one_are_refused():
+    with pytest.raises(ValueError, match="num_steps must be an integer, at least 1; got 0"):
+        PIS(num_steps=0)
+
+
+def test_a_buffer_smaller_than_a_batch_is_refused():
+    sampler = PIS(objective=TrajectoryBalance(), replay=Replay(capacity=100))
+    assert "the replay buffer holds 100 ends, fewer than the 128 paths" in refused(sampler)
+
+
+def test_objectives_that_do_not_fit_are_refused():
+    assert "takes neither replay nor exploration" in refused(PIS(exploration=0.1))
+    assert "has no draws of the target to go backward from" in refused(PIS(objective=ForwardKL()))
+    assert "such as TrajectoryBalance(); got 'TB'" in refused(PIS(objective="TB"))
+
+
+def test_an_energy_that_explodes_is_clipped_and_the_clip_is_named():
+    """1 / r^12 at the origin, where the reference is: infinite there, and never NaN."""
+    steep = ppl.from_energy(lambda x: jnp.sum(x**-12.0) + 0.5 * jnp.vdot(x, x), jnp.zeros(2))
+    draws = ppl.sample(PIS(num_updates=5, **SMALL), steep, num_samples=50, progress=False)
+    assert np.isfinite(draws.history["loss"]).all()
+    (note,) = [note for note in draws.run.notes if "clipped" in note]
+    assert "gradient_clip=100 a coordinate or an energy clipped at energy_clip=100000" in note
+    assert np.isfinite(draws["x"]).all()
+
+
+def test_a_bounded_support_is_learned_in_the_unconstrained_space():
+    """A log-normal law: draws are positive, and the log-Jacobian is in log Z once."""
+    target = ppl.from_log_density(
+        lambda x: -0.5 * (jnp.log(x) - 0.5) ** 2 - jnp.log(x), jnp.ones(()),
+        support=constraints.positive,
+    )  # fmt: skip
+    sampler = DDS(scale=1.5, num_updates=5, **SMALL)
+    draws = ppl.sample(sampler, target, num_samples=1000, progress=False)
+    assert (draws["x"] > 0).all()
+    evidence = draws.log_evidence
+    assert abs(evidence.value - 0.5 * np.log(2 * np.pi)) < 4.9 * evidence.std_error
+
+
+# The budget of a minute ------------------------------------------------------------------------
+
+
+@pytest.mark.slow  # about a minute each on an idle core
+@pytest.mark.parametrize(
+    "sampler",
+    [PIS(), PIS(objective=TrajectoryBalance()), DDS(), DIS(), CMCD(), CMCD(objective=VarGrad())],
+    ids=["PIS", "TB", "DDS", "DIS", "CMCD", "CMCD-LV"],
+)
+def test_defaults_learn_four_modes_in_a_minute(sampler):
+    draws = ppl.sample(sampler, FOUR, num_samples=50_000, progress=False)
+    log_weights = draws.log_weights.ravel()
+    shares = ppl.weights.probabilities(log_weights)
+    found = np.asarray(FOUR.component(draws["x"][0]))
+    masses = np.bincount(found, shares, minlength=4)
+    ess = ppl.weights.ess(log_weights) / 50_000
+    print(f"log Z {draws.log_evidence.value - LOG_Z:+.4f}, ESS {ess:.2f}, masses {masses}")
+    assert abs(draws.log_evidence.value - LOG_Z) < 0.02
+    assert ess > 0.5
+    assert np.max(np.abs(masses - 0.25)) < 0.03
+    back = back_weights(draws.sampler, random.key(1), FOUR, FOUR.sample(random.key(2), 50_000))
+    a, b = expit(log_weights - LOG_Z), expit(LOG_Z - np.asarray(back))
+    assert abs(a.mean() - b.mean()) < 4.9 * np.sqrt((a.var() + b.var()) / 50_000)
