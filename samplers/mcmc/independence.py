@@ -25,8 +25,9 @@ from jax import random
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ppl import weights
-from ppl.energy import Energy, Position, TargetError, describe
+from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import DirectSampler, Exactness, MarkovKernel
+from ppl.template import describe
 from samplers.mcmc.metropolis import accept
 
 

@@ -32,7 +32,8 @@ from jax import lax, random
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
-from ppl.energy import Energy, Position, dimension, float_dtype
+from ppl.energy import Energy, Position
+from ppl.template import dimension, float_dtype
 from samplers.trajectory.objectives import Scores
 
 

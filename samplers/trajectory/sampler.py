@@ -19,8 +19,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ppl import weights
-from ppl.energy import Energy, Position, TargetError, describe
+from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import Exactness, LearnedSampler, nonnegative, positive, share, size, where
+from ppl.template import describe
 from samplers.mcmc.metropolis import all_finite
 from samplers.trajectory import replay as replays
 from samplers.trajectory.control import small
