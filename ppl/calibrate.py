@@ -38,6 +38,7 @@ from ppl.diagnostics.rhat_ess import chain_statistics
 from ppl.draws import Draws
 from ppl.energy import Energy, Position, TargetError
 from ppl.inference import sample, sample_batch
+from ppl.precision import full_precision
 from ppl.program import Program, from_numpyro
 from ppl.ranks import Fit, Quantities, rank
 from ppl.sampler import MarkovKernel, Sampler
@@ -104,6 +105,7 @@ class Calibration:
         return f"Calibration: {self.judgement.headline} See .verdict, .table and .report(path)."
 
 
+@full_precision
 def calibrate(
     model: Any,
     sampler: Any,

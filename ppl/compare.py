@@ -21,6 +21,7 @@ from ppl.calling import CallableModule
 from ppl.draws import Draws
 from ppl.energy import TargetError
 from ppl.inference import CHAINS
+from ppl.precision import full_precision
 from ppl.recommendation import (
     Recommendation,
     against_reference,
@@ -196,6 +197,7 @@ COLUMNS = (
 )
 
 
+@full_precision
 def compare(
     target: Any,
     samplers: Any,

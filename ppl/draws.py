@@ -19,6 +19,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from ppl import weights
 from ppl.keys import as_key
+from ppl.precision import full_precision
 from ppl.template import named
 from ppl.weights import Estimate
 
@@ -404,6 +405,7 @@ class Draws:
                 raise KeyError(unknown_name(name, known))
         return chosen
 
+    @full_precision
     def to_arviz(
         self,
         *,
@@ -496,6 +498,7 @@ def host_generator(rng_key: PRNGKeyArray | int) -> np.random.Generator:
 _BATCH_BYTES = 2**26
 
 
+@full_precision
 def outputs(target: Any, positions: PyTree) -> dict[str, np.ndarray]:
     """Named values of positions with leading axes (chain, draw).
 

@@ -18,6 +18,7 @@ from ppl.checkpoint import Checkpoint, fingerprint
 from ppl.draws import Draws, Estimate, Run
 from ppl.energy import Energy, Position, Prior, TargetError
 from ppl.markov import Chains, Outcome, Plan, Tallies
+from ppl.precision import full_precision
 from ppl.sampler import (
     DirectSampler,
     LearnedSampler,
@@ -29,6 +30,7 @@ from ppl.sampler import (
 CHAINS, SAMPLES, WARMUP = MarkovKernel.usual_chains, 1000, 1000
 
 
+@full_precision
 def sample(
     sampler: Sampler,
     target: Any,
@@ -123,6 +125,7 @@ def sample(
             )  # fmt: skip
 
 
+@full_precision
 def sample_batch(
     sampler: Sampler,
     targets: Stack,

@@ -17,11 +17,13 @@ from numpyro import handlers
 from ppl.calling import CallableModule
 from ppl.energy import TargetError
 from ppl.keys import as_key
+from ppl.precision import full_precision
 from ppl.predictive import BATCH_NUMBERS, Sites, over_draws
 from ppl.sites import Forget, RequireShapes, run, shapes_of_outputs
 from ppl.template import as_data
 
 
+@full_precision
 def predict(
     draws: Any, /, *args: Any, rng_key: Any = 0, batch_size: int | None = None, **kwargs: Any
 ) -> dict[str, np.ndarray]:

@@ -29,6 +29,7 @@ from ppl.diagnostics.findings import RHAT_GOOD
 from ppl.diagnostics.missed import MATERIAL, missed_share
 from ppl.draws import Draws
 from ppl.inference import sample
+from ppl.precision import full_precision
 from ppl.recommendation import trouble, worst_bias
 from ppl.sampler import MarkovKernel, ParticleSampler, Sampler
 from ppl.standing import Standing
@@ -55,6 +56,7 @@ class NotCertified(ValueError):
         self.draws = dict(draws)
 
 
+@full_precision
 def reference(
     target: Any,
     samplers: Any = None,

@@ -25,8 +25,8 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from models.inverse.gaussian_field import GaussianField
 from models.inverse.gaussian_posterior import GaussianPosterior, gaussian_posterior
 from models.targets.known import Known
-from ppl.energy import dimension
 from ppl.linear_gaussian import LinearGaussian
+from ppl.template import dimension
 
 
 class FieldMixture(Known):

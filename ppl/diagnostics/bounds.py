@@ -40,6 +40,7 @@ from jaxtyping import Array, Float
 
 from ppl import keys, weights
 from ppl.energy import TargetError
+from ppl.precision import full_precision
 from ppl.sampler import Trained
 from ppl.template import describe, named
 from ppl.weights import Estimate
@@ -97,6 +98,7 @@ class EvidenceBounds:
         return f"EvidenceBounds: {self}"
 
 
+@full_precision
 def log_evidence_bounds(
     sampler: Any,
     target: Any,

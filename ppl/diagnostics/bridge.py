@@ -40,6 +40,7 @@ from ppl import weights
 from ppl.diagnostics.rhat_ess import MIN_DRAWS, ess_mean, rhat
 from ppl.draws import Draws, host_generator
 from ppl.energy import TargetError
+from ppl.precision import full_precision
 from ppl.template import dimension
 from ppl.weights import Estimate
 
@@ -50,6 +51,7 @@ MIXED = 1.1  # R-hat from which on chains are not draws of one density
 type Chains = Float[np.ndarray, "chain draw d"]
 
 
+@full_precision
 def bridge_evidence(draws: Draws, rng_key: Any = 0) -> Estimate:
     """Log-evidence of the target of some draws, with its standard error.
 

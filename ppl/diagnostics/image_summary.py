@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
+from ppl.algebra import Posterior
 from ppl.diagnostics.crps import crps
 from ppl.diagnostics.data_consistency import data_consistency
 from ppl.diagnostics.image_quality import RADIUS, psnr, ssim
-from ppl.energy import Posterior
 from ppl.linear_gaussian import LinearGaussian
 
 MOST_DRAWS = 1000  # whose misfit is computed: evenly spaced ones beyond that

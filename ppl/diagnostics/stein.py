@@ -47,6 +47,7 @@ from ppl import weights
 from ppl.diagnostics.thinning import effective_draws, every
 from ppl.draws import Draws
 from ppl.energy import TargetError
+from ppl.precision import full_precision
 from ppl.template import require_template
 
 MIN_DRAWS = 50  # effective: with fewer the bootstrap does not keep its level
@@ -82,6 +83,7 @@ class SteinTest(NamedTuple):
     thinned_by: int
 
 
+@full_precision
 def stein_test(
     draws: Any,
     target: Any = None,

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ppl.draws import PHASES, Draws
+from ppl.precision import full_precision
 from ppl.same_target import require_same_target
 
 
+@full_precision
 def report(
     draws: Draws | Mapping[str, Draws], path: str | os.PathLike[str], *, truth: Any = None
 ) -> Path:
