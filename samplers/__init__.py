@@ -749,6 +749,7 @@ _PARTS = {
     "LearnedBackward": "samplers.gflownet.policies",
     "MaxEntBackward": "samplers.gflownet.policies",
     "MLPPolicy": "samplers.gflownet.policies",
+    "Revisit": "samplers.gflownet.revisit",
     "TabularPolicy": "samplers.gflownet.policies",
     "TransformerPolicy": "samplers.gflownet.policies",
     "UniformBackward": "samplers.gflownet.policies",

@@ -45,9 +45,11 @@ from ppl.environment import Environment, State
 from ppl.sampler import Exactness, LearnedSampler, positive, share, size, where
 from samplers.gflownet.paths import Exploration, Paths, cut, forward_paths
 from samplers.gflownet.policies import BackwardPolicy, MLPPolicy, Policy, UniformBackward
+from samplers.gflownet.revisit import Revisit, remember
 from samplers.gflownet.scores import look_forward, score
 from samplers.mcmc.metropolis import all_finite
 from samplers.trajectory.objectives import Objective, TrajectoryBalance, log_weights
+from samplers.trajectory.replay import Buffer
 
 
 class Learned(NamedTuple):
@@ -58,12 +60,13 @@ class Learned(NamedTuple):
 
 
 class GFlowNetState(NamedTuple):
-    """What is learned, the first estimate of log Z, Adam's moments, and how many updates."""
+    """What is learned, the first estimate of log Z, Adam's moments, updates, objects built."""
 
     learned: Learned
     log_z: Float[Array, ""]
     optimizer: Any
     updates: Int[Array, ""]
+    buffer: Buffer | None
 
 
 class GFlowNetInfo(NamedTuple):
@@ -84,7 +87,8 @@ class GFlowNetInfo(NamedTuple):
 class GFlowNet(LearnedSampler):
     """Generative flow network: asymptotically exact through its weights.
 
-    The target is a `ppl.environment.Environment`. An update costs ``num_paths`` rewards.
+    The target is a `ppl.environment.Environment`. An update costs ``num_paths`` rewards; one that
+    goes back to objects of a buffer, as many for each round of local search.
 
     Parameters
     ----------
@@ -109,6 +113,8 @@ class GFlowNet(LearnedSampler):
         Of the moves while exploration lasts: 1 draws from the policy, more is flatter.
     incomplete
         Share of the paths that are cut short, at a transition drawn uniformly.
+    revisit
+        A `Revisit`: some updates go backward from objects of a buffer.
 
     Raises
     ------
@@ -138,6 +144,7 @@ class GFlowNet(LearnedSampler):
     exploration: Float[Array, ""] = share("exploration", default=0.1)
     temperature: Float[Array, ""] = positive("temperature", default=1.0)
     incomplete: Float[Array, ""] = share("incomplete", default=0.0)
+    revisit: Revisit | None = None
 
     # Before compilation ---------------------------------------------------------------------
 
@@ -160,6 +167,11 @@ class GFlowNet(LearnedSampler):
                 f"forward_looking shifts the flows of states, and {name} has none: write "
                 "objective=samplers.DetailedBalance() or samplers.SubTrajectoryBalance()"
             )
+        if self.revisit is not None and self.revisit.capacity < self.num_paths:
+            raise TargetError(
+                f"the buffer must hold the {self.num_paths} objects of an update at least; got "
+                f"capacity={self.revisit.capacity}"
+            )
         if self.forward_looking and "partial_energy" not in target.offers:
             raise TargetError(
                 f"forward_looking asks for partial_energy(state), and {type(target).__name__} has "
@@ -171,15 +183,15 @@ class GFlowNet(LearnedSampler):
     def init(self, rng_key: PRNGKeyArray, target: Any) -> GFlowNetState:
         learned = Learned(self.policy.start(rng_key, target), jnp.zeros(()))
         optimizer = optax.scale_by_adam().init(eqx.filter(learned, eqx.is_inexact_array))
-        return GFlowNetState(learned, jnp.zeros(()), optimizer, jnp.zeros((), jnp.int32))
+        buffer = None if self.revisit is None else self.revisit.empty(target)
+        zero = jnp.zeros((), jnp.int32)
+        return GFlowNetState(learned, jnp.zeros(()), optimizer, zero, buffer)
 
     def step(
         self, rng_key: PRNGKeyArray, target: Any, state: GFlowNetState
     ) -> tuple[GFlowNetState, GFlowNetInfo]:
         key_paths, key_cut = random.split(rng_key)
-        explore = self._exploration(state.updates)
-        paths = forward_paths(key_paths, target, state.learned.policy, self.num_paths, explore)
-        log_reward = _rewards(target, paths)
+        paths, log_reward, buffer, num_rewards = self._paths(key_paths, target, state)
         if self.objective.takes_windows:
             paths = cut(key_cut, paths, self.incomplete)
 
@@ -199,7 +211,7 @@ class GFlowNet(LearnedSampler):
 
         (loss, aux), gradient = eqx.filter_value_and_grad(loss_of, has_aux=True)(state.learned)
         w, log_z = aux
-        updated = self._updated(state._replace(log_z=log_z), gradient)
+        updated = self._updated(state._replace(log_z=log_z, buffer=buffer), gradient)
         fine = all_finite((loss, gradient))
         kept = where(fine, *(eqx.filter(s, eqx.is_array) for s in (updated, state)))
         info = GFlowNetInfo(
@@ -208,9 +220,34 @@ class GFlowNet(LearnedSampler):
             weights.ess(w),
             weights.log_mean_exp(log_reward),
             ~fine,
-            jnp.array([self.num_paths, 0], jnp.int32),
+            jnp.stack([num_rewards, jnp.int32(0)]),
         )
         return eqx.combine(kept, state), info
+
+    def _paths(
+        self, rng_key: PRNGKeyArray, target: Any, state: GFlowNetState
+    ) -> tuple[Paths, Float[Array, " B"], Buffer | None, Int[Array, ""]]:
+        """Paths of an update, their log-rewards, the buffer, and how many rewards that took."""
+        policy, revisit, num = state.learned.policy, self.revisit, self.num_paths
+
+        def built(buffer: Any) -> Any:
+            explore = self._exploration(state.updates)
+            paths = forward_paths(rng_key, target, policy, num, explore)
+            log_reward = _rewards(target, paths)
+            if buffer is not None:
+                buffer = remember(buffer, paths, log_reward)
+            return paths, log_reward, buffer, jnp.int32(num)
+
+        if revisit is None:
+            return built(None)
+
+        def found(buffer: Any) -> Any:
+            back = revisit.paths(rng_key, target, policy, self.backward, buffer, num)
+            return *back, jnp.int32(revisit.num_rounds * num)
+
+        # The step index alone decides, so that one of the two is run and not both.
+        goes_back = state.updates % revisit.every == revisit.every - 1
+        return lax.cond(goes_back, found, built, state.buffer)
 
     def _updated(self, state: GFlowNetState, gradient: Any) -> GFlowNetState:
         """One Adam step, with a learning rate for the policy and another for log Z."""
@@ -222,7 +259,7 @@ class GFlowNet(LearnedSampler):
             by(self.learning_rate, direction.policy), by(self.log_z_learning_rate, direction.log_z)
         )
         learned = eqx.apply_updates(state.learned, steps)
-        return GFlowNetState(learned, state.log_z, optimizer, state.updates + 1)
+        return GFlowNetState(learned, state.log_z, optimizer, state.updates + 1, state.buffer)
 
     def _exploration(self, updates: Int[Array, ""]) -> Exploration:
         left = jnp.maximum(1 - 2 * updates / self.num_updates, 0.0)

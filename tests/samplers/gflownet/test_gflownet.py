@@ -61,6 +61,25 @@ def test_a_trained_one_is_saved_and_draws_again(drawn, tmp_path):
     assert draws.log_evidence.value == pytest.approx(np.log(22.4), abs=0.02)
 
 
+def test_it_learns_from_objects_of_a_buffer_and_counts_the_rewards_of_their_search():
+    gflownet = GFlowNet(
+        objective=samplers.SubTrajectoryBalance(),
+        policy=samplers.TabularPolicy(),
+        backward=samplers.LearnedBackward(),
+        num_updates=301,
+        num_paths=32,
+        learning_rate=0.1,
+        revisit=samplers.Revisit(every=3, capacity=40, num_rounds=2),
+    )
+    small = Hypergrid(2, 4)
+    draws = ppl.sample(gflownet, small, rng_key=0, num_samples=500, progress=False)
+    graph = state_graph(small)
+    law = terminal_law(draws.sampler, small, graph)
+    assert total_variation(law, graph.exact_law()) < 0.02
+    # Two updates of three build 32 objects, the third looks at 2 x 32.
+    assert draws.num_evaluations == (201 * 32 + 100 * 64 + 1024, 0)
+
+
 # Bad input -------------------------------------------------------------------------------------
 
 
@@ -108,6 +127,10 @@ class Plain(ppl.environment.Environment):
 
 
 REFUSED = {
+    "a small buffer": (
+        {"revisit": samplers.Revisit(capacity=63)},
+        "must hold the 64 objects of an update at least; got capacity=63",
+    ),
     "needs an index": ({"policy": samplers.TabularPolicy()}, "Plain has no index"),
     "needs ways": ({"backward": samplers.MaxEntBackward()}, "Plain has no log_num_paths"),
     "needs energies": (
@@ -148,6 +171,8 @@ def test_wrong_numbers_are_refused():
         GFlowNet(num_paths=1)
     with pytest.raises(ValueError, match="exploration must be a number from 0 to 1; got 2"):
         GFlowNet(exploration=2)
+    with pytest.raises(ValueError, match="uphill must be True or False; got 'yes'"):
+        samplers.Revisit(uphill="yes")
     with pytest.raises(ValueError, match="width must be a multiple of num_heads; got 10 and 4"):
         samplers.TransformerPolicy(width=10)
 
