@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax import lax, random
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from ppl.environment import Environment, State
+from ppl.environment import Environment, MixedEnvironment, State
 from ppl.sampler import where
+from samplers.gflownet import value_laws
 from samplers.gflownet.policies import BackwardPolicy, masked
 
 
@@ -77,17 +78,27 @@ def forward_from(
     num_paths = len(jax.tree.leaves(starts)[0])
     # The noise of all transitions at once. A draw decides all that follows: the default generator
     # never draws what is rarer than 1e-7.
-    noise = random.gumbel(rng_key, (length, num_paths, n + 1), mode="high")
+    noise: Any = random.gumbel(rng_key, (length, num_paths, n + 1), mode="high")
+    if isinstance(environment, MixedEnvironment):
+        key_values = random.fold_in(rng_key, 1)
+        of_values = value_laws.noise(key_values, (length, num_paths), environment.num_values)
+        noise = (noise, of_values)
+    else:
+        noise = (noise, None)
 
-    def one(state: State, noise: Array, is_going: Array) -> Any:
-        mask = environment.forward_mask(state)
-        log_p = exploration.log_probs(masked(policy(environment, state).forward, mask), mask)
-        action = jnp.argmax(log_p + noise).astype(jnp.int32)
-        moves = is_going & (action < n)
-        after = where(moves, environment.apply(state, jnp.minimum(action, n - 1)), state)
-        return after, action, moves
+    def one(state: State, noise: Any, is_going: Array) -> Any:
+        mask, said = environment.forward_mask(state), policy(environment, state)
+        log_p = exploration.log_probs(masked(said.forward, mask), mask)
+        action = jnp.argmax(log_p + noise[0]).astype(jnp.int32)
+        moves, move = is_going & (action < n), jnp.minimum(action, n - 1)
+        if isinstance(environment, MixedEnvironment):
+            values = value_laws.draw(noise[1], said.values[move])
+            after = environment.place(state, move, values)
+        else:
+            after = environment.apply(state, move)
+        return where(moves, after, state), action, moves
 
-    def transition(carry: Any, noise: Array) -> Any:
+    def transition(carry: Any, noise: Any) -> Any:
         states, is_going = carry
         after, actions, moves = jax.vmap(one)(states, noise, is_going)
         return (after, moves), (states, actions, is_going)

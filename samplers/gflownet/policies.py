@@ -17,8 +17,9 @@ from jax import random
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ppl.energy import TargetError
-from ppl.environment import Environment, State
+from ppl.environment import Environment, MixedEnvironment, State
 from ppl.sampler import size
+from samplers.gflownet import value_laws
 from samplers.networks import MLP
 
 ILLEGAL = -1e9  # finite, so that no gradient is NaN
@@ -30,6 +31,7 @@ class Said(NamedTuple):
     forward: Float[Array, " moves_and_stop"]
     backward: Float[Array, " moves"]
     log_flow: Float[Array, ""]
+    values: Float[Array, "moves parameters"]  # laws of the numbers of each move, if there are any
 
 
 def masked(logits: Float[Array, " n"], mask: Bool[Array, " n"]) -> Float[Array, " n"]:
@@ -208,13 +210,21 @@ def _features(environment: Environment) -> tuple[int, ...]:
     return jax.eval_shape(environment.features, environment.template).shape
 
 
+def _num_parameters(environment: Environment) -> int:
+    if isinstance(environment, MixedEnvironment):
+        return value_laws.num_parameters(environment.num_values)
+    return 0
+
+
 def _width(environment: Environment) -> int:
-    return 2 * environment.num_actions + 2
+    n = environment.num_actions
+    return 2 * n + 2 + n * _num_parameters(environment)
 
 
 def _said(environment: Environment, out: Float[Array, " said"]) -> Said:
     n = environment.num_actions
-    return Said(out[: n + 1], out[n + 1 : -1], out[-1])
+    forward, backward, log_flow, values = jnp.split(out, (n + 1, 2 * n + 1, 2 * n + 2))
+    return Said(forward, backward, log_flow[0], values.reshape(n, _num_parameters(environment)))
 
 
 # Backward policies ----------------------------------------------------------------------------

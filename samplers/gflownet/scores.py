@@ -1,15 +1,29 @@
 """Log-ratios of stored paths under a policy, as `samplers.trajectory.objectives` sees them."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Bool, Float
 
-from ppl.environment import Environment
+from ppl.environment import Environment, MixedEnvironment, State
+from samplers.gflownet import value_laws
 from samplers.gflownet.paths import Paths
 from samplers.gflownet.policies import BackwardPolicy, masked
 from samplers.trajectory.objectives import Scores, fl_shift
+
+NUM_PARTS = 4
+
+
+class Row(NamedTuple):
+    """One state of a path: the move that is made there, the one that led there, what comes next."""
+
+    state: State
+    action: Array
+    before: Array
+    after: State
 
 
 def score(
@@ -19,29 +33,57 @@ def score(
     paths: Paths,
     log_reward: Float[Array, " B"],
 ) -> Scores:
-    """Scores of paths. The policy is asked once for each state that was stored, all together."""
+    """Scores of paths. The policy is asked once for each state that was met, all together."""
+    n = environment.num_actions
 
-    def one(state: Any) -> tuple[Array, Array, Array]:
-        said = policy(environment, state)
-        log_pf = masked(said.forward, environment.forward_mask(state))
-        logits = backward.logits(environment, state, said)
-        return log_pf, masked(logits, environment.backward_mask(state)), said.log_flow
+    def one(row: Row) -> tuple[Array, Array, Array]:
+        said = policy(environment, row.state)
+        log_pf = masked(said.forward, environment.forward_mask(row.state))[row.action]
+        if isinstance(environment, MixedEnvironment):
+            # The numbers of a move are read off the state it leads to.
+            move = jnp.minimum(row.action, n - 1)
+            values = environment.values(row.after, move)
+            log_pf += jnp.where(row.action < n, value_laws.log_prob(said.values[move], values), 0)
+        logits = backward.logits(environment, row.state, said)
+        log_pb = masked(logits, environment.backward_mask(row.state))
+        return log_pf, log_pb[jnp.minimum(row.before, n - 1)], said.log_flow
 
-    log_pf, log_pb, log_flow = jax.vmap(jax.vmap(one))(paths.states)
-    zeros = jnp.zeros_like(log_flow[:1])
-    # The last move into a state is judged there; the last of the transitions can only be a stop.
-    log_pb = jnp.concatenate([log_pb[1:], jnp.zeros_like(log_pb[:1])])
-    is_stop = paths.actions == environment.num_actions
-    moves = jnp.where(is_stop, 0, paths.actions)
-    return Scores(
-        _taken(log_pf, paths.actions),
-        jnp.where(is_stop, 0.0, _taken(log_pb, moves)),
-        jnp.concatenate([log_flow, zeros]),
-        log_reward.astype(log_flow.dtype),
-        jnp.zeros_like(zeros[0]),
-        paths.mask,
-        paths.complete,
-    )
+    later = jax.tree.map(lambda x: jnp.concatenate([x[1:], x[-1:]]), paths.states)
+    before = jnp.concatenate([jnp.full_like(paths.actions[:1], n), paths.actions[:-1]])
+    is_stop = paths.actions == n
+    # States with a transition, and the one that the last move of a path leads to.
+    is_left = jnp.concatenate([jnp.zeros_like(is_stop[:1]), (paths.mask & ~is_stop)[:-1]])
+    rows = Row(paths.states, paths.actions, before, later)
+    log_pf, log_pb, log_flow = where_needed(one, rows, paths.mask | is_left)
+    nothing = jnp.zeros_like(log_flow[:1])
+    # The last of all transitions can only be a stop, whose backward probability is one.
+    log_pb = jnp.where(is_stop, 0.0, jnp.concatenate([log_pb[1:], nothing]))
+    log_flow = jnp.concatenate([log_flow, nothing])
+    start, log_reward = nothing[0], log_reward.astype(log_flow.dtype)
+    return Scores(log_pf, log_pb, log_flow, log_reward, start, paths.mask, paths.complete)
+
+
+def where_needed(one: Callable[[Row], Any], rows: Row, needed: Bool[Array, "T B"]) -> Any:
+    """``one`` of each row that is needed, and zeros elsewhere.
+
+    Most paths are shorter than the longest: rows are sorted, what is needed first, and parts in
+    which nothing is are left out.
+    """
+    shape, num_rows = needed.shape, needed.size
+    width = -(-num_rows // NUM_PARTS)
+    order = jnp.argsort(~needed.reshape(-1), stable=True)
+    order = jnp.concatenate([order, jnp.full(NUM_PARTS * width - num_rows, num_rows)])
+
+    def part(places: Array) -> Any:
+        chosen = jax.tree.map(lambda x: x.reshape(num_rows, *x.shape[2:])[places], rows)
+        found = jnp.take(needed.reshape(-1), places, mode="fill", fill_value=False)
+        out = jax.eval_shape(jax.vmap(one), chosen)
+        zeros = lambda _: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), out)
+        return lax.cond(jnp.any(found), jax.vmap(one), zeros, chosen)
+
+    parts = lax.map(part, order.reshape(NUM_PARTS, width))
+    put = lambda x: jnp.zeros(num_rows, x.dtype).at[order].set(x.reshape(-1), mode="drop")
+    return jax.tree.map(lambda x: put(x).reshape(shape), parts)
 
 
 def look_forward(environment: Any, scores: Scores, paths: Paths) -> Scores:
@@ -49,7 +91,3 @@ def look_forward(environment: Any, scores: Scores, paths: Paths) -> Scores:
     energy = jax.vmap(jax.vmap(environment.partial_energy))(paths.states)
     energy = jnp.concatenate([energy, jnp.zeros_like(energy[:1])])
     return fl_shift(scores, -energy.astype(scores.log_flow.dtype))
-
-
-def _taken(log_p: Float[Array, "T B n"], actions: Array) -> Float[Array, "T B"]:
-    return jnp.take_along_axis(log_p, actions[..., None], axis=-1)[..., 0]

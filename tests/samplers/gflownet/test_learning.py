@@ -1,0 +1,108 @@
+"""How well and how fast GFlowNets learn, judged by exact sums over all states. Slow."""
+
+import numpy as np
+import pytest
+
+import ppl
+import samplers
+from models.environments import linnerud
+from models.environments.bit_sequences import BitSequences
+from models.environments.dags import DAGs, bge
+from models.environments.hypergrid import Hypergrid
+from models.environments.sets import Sets
+from ppl.state_graph import state_graph, total_variation
+from samplers.gflownet.gflownet import GFlowNet
+from samplers.gflownet.laws import terminal_law
+
+pytestmark = pytest.mark.slow
+
+OBJECTIVES = {
+    "TB": {"objective": samplers.TrajectoryBalance()},
+    "VarGrad": {"objective": samplers.VarGrad()},
+    "DB": {"objective": samplers.DetailedBalance()},
+    "SubTB": {"objective": samplers.SubTrajectoryBalance(0.9)},
+    "FL-DB": {"objective": samplers.DetailedBalance(), "forward_looking": True},
+}
+
+
+def learned(environment, graph, rng_key=0, **options):
+    """Total variation from R / Z, and the draws."""
+    gflownet = GFlowNet(**options)
+    draws = ppl.sample(gflownet, environment, rng_key, num_samples=1000, progress=False)
+    law = terminal_law(draws.sampler, environment, graph)
+    return total_variation(law, graph.exact_law()), draws, law
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_small_grid_is_learned_within_a_thousand_updates(name):
+    grid = Hypergrid(2, 8)
+    options = OBJECTIVES[name] | {"num_updates": 1000, "learning_rate": 1e-2}
+    tv, draws, _ = learned(grid, state_graph(grid), **options)
+    print(f"\n{name}: total variation {tv:.5f}, log Z {draws.log_evidence.value:.4f}")
+    assert tv < 0.01
+    assert draws.log_evidence.value == pytest.approx(np.log(22.4), abs=0.01)
+
+
+LOCAL = {
+    "grid": (lambda: Hypergrid(2, 20), (1000,)),
+    "sets": (lambda: Sets(2 * np.random.default_rng(0).normal(size=10), 5), (500,)),
+}
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_local_credit_halves_the_updates(name):
+    """Forward-looking, on paths half of which are cut short, with half the updates."""
+    make, budgets = LOCAL[name]
+    environment = make()
+    graph = state_graph(environment)
+    balance = {"objective": samplers.DetailedBalance(), "learning_rate": 1e-2}
+    for num_updates in budgets:
+        plain, *_ = learned(environment, graph, num_updates=num_updates, **balance)
+        ahead = {"num_updates": num_updates // 2, "forward_looking": True, "incomplete": 0.5}
+        local, *_ = learned(environment, graph, **ahead, **balance)
+        print(f"\n{name}, {num_updates}: DB {plain:.4f}, FL-DB with half of it {local:.4f}")
+        assert local < plain
+
+
+def test_without_exploration_corners_are_missed_and_the_sum_says_so():
+    grid = Hypergrid(2, 16, rewards=(1e-5, 0.5, 2.0))
+    graph = state_graph(grid)
+    tv, _, law = learned(grid, graph, exploration=0.0, num_updates=500)
+    corner = 2 * (graph.states[:, 0] > 7) + (graph.states[:, 1] > 7)
+    mass = np.bincount(corner, weights=law)
+    print(f"\nmass of the corners {mass.round(3)}, total variation {tv:.3f}")
+    assert (mass < 0.05).any()
+    assert tv > 0.2
+
+
+def test_edges_of_five_variables_have_the_posterior_of_enumeration():
+    names = ("weight", "waist", "chins", "situps", "jumps")
+    environment = DAGs(bge(linnerud.standardized(*names)))
+    graph = state_graph(environment)
+    assert len(graph.level) == 29281
+    gflownet = GFlowNet(num_updates=2000, learning_rate=5e-3)
+    draws = ppl.sample(gflownet, environment, 0, num_samples=20_000, progress=False)
+    law = terminal_law(draws.sampler, environment, graph)
+    weights = np.exp(draws.log_weights[0] - draws.log_weights[0].max())
+    states = graph.states.reshape(len(law), -1).astype(float)
+    exact = (graph.exact_law() @ states).reshape(5, 5)
+    built = (law @ states).reshape(5, 5)
+    weighted = np.average(draws["x"][0], weights=weights, axis=0)
+    errors = [np.abs(edges - exact).max() for edges in (built, weighted)]
+    print(f"\nedge marginals off by {errors[0]:.4f} as built, {errors[1]:.4f} with weights")
+    assert max(errors) < 0.02
+
+
+def test_basins_of_bit_sequences_are_equal():
+    environment = BitSequences()
+    gflownet = GFlowNet(
+        policy=samplers.MLPPolicy(256), num_updates=4000, learning_rate=2e-3, exploration=0.05
+    )
+    draws = ppl.sample(gflownet, environment, 0, num_samples=6000, progress=False)
+    bits = np.asarray(draws["x"][0])
+    modes = np.asarray(environment.modes)
+    nearest = np.argmin((bits[:, None] != modes[None]).sum(-1), axis=1)
+    counts = np.bincount(nearest, minlength=60)
+    chi_square = ((counts - 100) ** 2 / 100).sum()
+    print(f"\nlog Z {draws.log_evidence}, chi-square {chi_square:.1f} of 59, {counts}")
+    assert chi_square < 59 + 4.9 * np.sqrt(2 * 59)
