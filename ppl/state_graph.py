@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ppl.energy import TargetError
 from ppl.environment import Environment, Findings, State, look_at, shown
+from ppl.template import TargetError
 
 CHUNK = 512  # states looked at together
 MAX_STATES = 400_000

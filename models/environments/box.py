@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ppl.energy import as_data
 from ppl.environment import MixedEnvironment
+from ppl.template import as_data
 
 NUM_WAVES = 3
 

@@ -35,8 +35,8 @@ import numpy as np
 from jax.scipy.special import gammaln
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from ppl.energy import TargetError
 from ppl.environment import Environment
+from ppl.template import TargetError
 
 MOST_NODES = 12  # a score for every set of parents
 

@@ -40,9 +40,9 @@ from jax import lax, random
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ppl import weights
-from ppl.energy import TargetError
 from ppl.environment import Environment, State
 from ppl.sampler import Exactness, LearnedSampler, positive, share, size, where
+from ppl.template import TargetError
 from samplers.gflownet.paths import Exploration, Paths, cut, forward_paths
 from samplers.gflownet.policies import BackwardPolicy, MLPPolicy, Policy, UniformBackward
 from samplers.gflownet.revisit import Revisit, remember

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax import random
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ppl.energy import TargetError
 from ppl.environment import Environment, MixedEnvironment, State
 from ppl.sampler import size
+from ppl.template import TargetError
 from samplers.gflownet import value_laws
 from samplers.networks import MLP
 
