@@ -50,7 +50,6 @@ OTHER_TARGETS = {
     "DiffPIR",
     "DiffusionSampler",
     "EllipticalSlice",
-    "FKSteering",
     "Gibbs",
     "IndependenceMetropolis",
     "NestedSampling",
@@ -71,6 +70,7 @@ OTHER_TARGETS = {
 CLASSES = {row.name: getattr(samplers, row.name) for row in samplers.table()}
 STATE_SPACE = {name for name, cls in CLASSES.items() if "state_space" in cls.needs}
 OTHER_TARGETS |= STATE_SPACE
+OTHER_TARGETS |= {name for name, cls in CLASSES.items() if "denoise" in cls.needs}
 
 
 def of_kind(kind: type) -> list[str]:
@@ -363,18 +363,13 @@ def test_draws_of_a_population_are_positions_with_their_weights(name, double):
 # Hyperparameters ------------------------------------------------------------------------------
 
 # A logarithm may be negative; what is no number is refused in its own tests.
-NO_NUMBERS = {
-    ("RejectionSampling", "log_bound"),
-    ("DiffusionSampler", "solver"),
-    ("DiffusionSampler", "schedule"),
-    ("FKSteering", "solver"),
-    ("FKSteering", "schedule"),
-}
+NO_NUMBERS = {("RejectionSampling", "log_bound")}
 NUMBERS = [
     (name, field.name)
     for name, cls in CLASSES.items()
     for field in fields(cls)
-    if "converter" in field.metadata and field.name not in ("brief", "metric", "tuning")
+    if "converter" in field.metadata
+    if field.name not in ("brief", "metric", "tuning", "solver", "schedule")
     if (name, field.name) not in NO_NUMBERS
 ]
 

@@ -304,7 +304,7 @@ class ReverseModel(FeynmanKac):
     """
 
     chain: eqx.AbstractVar[ReverseChain]
-    rule: eqx.AbstractVar[Rule]
+    rule: eqx.AbstractVar[Any]  # a Rule
 
     def begin(self, particle: Particle) -> tuple[PyTree, Float[Array, " n"]]:
         """Nothing to remember, and equal weights."""

@@ -1,7 +1,8 @@
 """Feynman-Kac steering: particles of a reverse chain, resampled by the reward they promise.
 
     target     p(x_0) exp(r(x_0)) / Z,    r = strength * reward
-    weights    prod_t G_t = exp(r(x_0)),  r_t = r(D(x_t)): the reward of the denoised value
+    weights    prod_t G_t = exp(r(x_0)),  r_t = r(D(x_t)): the reward of the denoised value,
+               or a value function of the user's
 
 The potentials G_t decide when a particle pays for its reward, never what it pays in all:
 
@@ -40,6 +41,7 @@ from samplers.diffusion.solvers.ddim import DDPM
 from samplers.diffusion.steering.chain import Particle, Plan, ReverseChain, ReverseModel, Step
 from samplers.diffusion.steering.potentials import POTENTIALS, Potential, check_potential
 from samplers.diffusion.steering.sampler import Steered
+from samplers.diffusion.steering.values import promised
 
 # The model --------------------------------------------------------------------------------------
 
@@ -51,6 +53,7 @@ class FKModel(ReverseModel):
     target: Any
     potentials: Potential
     active: Any  # (T,) whether the potential acts after the step
+    value: Any = None
     rule: Rule = eqx.field(default_factory=Plain)
 
     def begin(self, particle: Particle) -> tuple[PyTree, Float[Array, " n"]]:
@@ -61,17 +64,12 @@ class FKModel(ReverseModel):
         self, before: Particle, after: Particle, step: Step
     ) -> tuple[PyTree, Float[Array, " n"]]:
         def act() -> tuple[Array, PyTree]:
-            rewards = self.rewards(after.denoised)
+            rewards = promised(self.target, self.chain, self.value, after, step)
             return jax.vmap(self.potentials, (0, 0, None))(before.memory, rewards, step.is_last)
 
         idle = lambda: (jnp.zeros(len(after.x), after.x.dtype), before.memory)
         log_g, memory = lax.cond(self.active[step.index], act, idle)
         return memory, log_g
-
-    def rewards(self, denoised: Float[Array, "n ..."]) -> Float[Array, " n"]:
-        """Log-likelihood, or scaled reward, of clean points."""
-        rewards = jax.vmap(self.target.log_likelihood)(self.chain.positions(denoised))
-        return rewards.astype(denoised.dtype)
 
 
 # The sampler ------------------------------------------------------------------------------------
@@ -86,6 +84,9 @@ class FKSteering(Steered):
         Size of the population.
     potential
         ``"difference"``, ``"max"``, ``"sum"`` or a `Potential` of your own.
+    value
+        ``value(y, sigma) -> scalar``, for ``y = x_0 + sigma noise``, in place of the reward of the
+        denoised value: an approximation of log E[exp(r(x_0)) | y]; a module, if it has parameters.
     every
         Steps from one potential to the next; there is one after the last step in any case.
     between
@@ -119,6 +120,7 @@ class FKSteering(Steered):
 
     num_particles: int = size("num_particles", default=1024)
     potential: Any = "difference"
+    value: Any = None
     every: int = size("every", default=1)
     between: tuple[float, float] = eqx.field(static=True, default=(0.0, 1.0))
     solver: Silent = eqx.field(static=True, converter=Silent, default_factory=DDPM)
@@ -155,7 +157,10 @@ class FKSteering(Steered):
         known = isinstance(self.potential, str)
         potential = POTENTIALS[self.potential] if known else self.potential
         active = jnp.asarray(self._active(chain.plan.num_steps))
-        return FKModel(chain=chain, target=target, potentials=potential, active=active)
+        return FKModel(
+            chain=chain, target=target, potentials=potential, active=active,
+            value=self.value,
+        )  # fmt: skip
 
     def _active(self, num_steps: int) -> np.ndarray:
         done = np.arange(1, num_steps + 1)  # steps behind a particle

@@ -23,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from samplers.diffusion.steering.values import gained
+
 
 class Potential(eqx.Module):
     """How the reward is paid in the course of a run.
@@ -47,7 +49,7 @@ class Difference(Potential):
         return jnp.zeros_like(reward)
 
     def __call__(self, memory: PyTree, reward: Float[Array, ""], is_last: Any) -> tuple[Any, Any]:
-        return reward - memory, reward
+        return gained(reward, memory), reward
 
 
 class Paid(NamedTuple):
@@ -78,7 +80,7 @@ class Sum(Potential):
 
 
 def _settled(memory: Paid, seen: Array, reward: Array, is_last: Any) -> tuple[Array, Paid]:
-    log_g = jnp.where(is_last, reward - memory.paid, seen)
+    log_g = jnp.where(is_last, gained(reward, memory.paid), seen)
     return log_g, Paid(seen, memory.paid + log_g)
 
 

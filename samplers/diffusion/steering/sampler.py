@@ -105,13 +105,7 @@ class Steered(ParticleSampler):
 
     def check(self, target: Energy) -> None:
         """Raise unless this is a reward on a diffusion prior, finite where one looks first."""
-        name, prior = type(self).__name__, getattr(target, "prior", None)
-        if not isinstance(prior, DiffusionPrior):
-            raise TargetError(
-                f"{name} steers the draws of a samplers.DiffusionPrior, as in ppl.tilt(prior, "
-                "reward) or ppl.posterior(prior, log_likelihood, *data); the prior of this target "
-                f"is a {type(prior).__name__}"
-            )
+        name, prior = type(self).__name__, prior_of(target, type(self).__name__)
         solver = self.solver.value
         if isinstance(solver, ExactReverse) and not isinstance(prior.denoiser, MixtureDenoiser):
             raise TargetError(
@@ -129,7 +123,7 @@ class Steered(ParticleSampler):
                 f"{solver} adds no noise, so that copies of a particle of {name} never part; take "
                 "a solver that does, such as samplers.DDPM() or samplers.DDIM(eta=1.0)"
             )
-        _check_reward(target, name)
+        check_reward(target, name)
 
     def on(self, target: Any) -> "Steered":
         """The same with its steps written."""
@@ -213,6 +207,18 @@ class Steered(ParticleSampler):
 # The door ---------------------------------------------------------------------------------------
 
 
+def prior_of(target: Any, name: str) -> DiffusionPrior:
+    """The diffusion prior of a target; raise where it has none."""
+    prior = getattr(target, "prior", None)
+    if isinstance(prior, DiffusionPrior):
+        return prior
+    raise TargetError(
+        f"{name} steers the draws of a samplers.DiffusionPrior, as in ppl.tilt(prior, reward) or "
+        "ppl.posterior(prior, log_likelihood, *data); the prior of this target is a "
+        f"{type(prior).__name__}"
+    )
+
+
 @eqx.filter_jit
 def _first_reward(target: Any) -> tuple[Array, Position]:
     """Reward of the first denoised value of one start."""
@@ -223,7 +229,7 @@ def _first_reward(target: Any) -> tuple[Array, Position]:
     return target.log_likelihood(position), position
 
 
-def _check_reward(target: Any, name: str) -> None:
+def check_reward(target: Any, name: str) -> None:
     """Raise where the first reward that is met is no number."""
     leaves = jax.tree.leaves(eqx.filter(target, eqx.is_array))
     if any(isinstance(leaf, Tracer) for leaf in leaves):
