@@ -295,6 +295,8 @@ class ReverseModel(FeynmanKac):
         What is done to each denoised value: ``rule(denoiser, x, row, carry) -> (D, carry)`` of one
         point. The value goes into the move and to the potential. A rule that only looks (a twist
         and its gradient, say) returns D as it is and leaves the rest in ``particle.carry``.
+    ``points(rng_key, n)``
+        Where particles start: M_T.
     ``begin(particle) -> (memory, log G_T)``
         What the potential remembers of the start, and the first weights.
     ``move(rng_key, before, step) -> (state, carry, log_ratio)``
@@ -305,6 +307,10 @@ class ReverseModel(FeynmanKac):
 
     chain: eqx.AbstractVar[ReverseChain]
     rule: eqx.AbstractVar[Any]  # a Rule
+
+    def points(self, rng_key: PRNGKeyArray, n: int) -> Float[Array, "n ..."]:
+        """The chain's own start."""
+        return self.chain.start(rng_key, n)
 
     def begin(self, particle: Particle) -> tuple[PyTree, Float[Array, " n"]]:
         """Nothing to remember, and equal weights."""
@@ -326,7 +332,7 @@ class ReverseModel(FeynmanKac):
 
     def start(self, rng_key: PRNGKeyArray, n: int) -> tuple[Particle, Float[Array, " n"]]:
         first = self.chain.first.row
-        state = integrate.start(self.chain.start(rng_key, n), first)
+        state = integrate.start(self.points(rng_key, n), first)
         denoised, carry = self.chain.denoise(
             state, jax.vmap(self.rule.init)(state.x), first, self.rule
         )

@@ -80,6 +80,7 @@ class Steered(ParticleSampler):
     exactness: ClassVar[Exactness] = "asymptotically exact"
     needs_noise: ClassVar[bool] = True  # particles that were resampled must part
     needs_density: ClassVar[bool] = False  # of the moves
+    needs_reward: ClassVar[bool] = True  # or a diffusion prior will do as it is
 
     num_particles: eqx.AbstractVar[int]
     solver: eqx.AbstractVar[Any]
@@ -105,7 +106,7 @@ class Steered(ParticleSampler):
 
     def check(self, target: Energy) -> None:
         """Raise unless this is a reward on a diffusion prior, finite where one looks first."""
-        name, prior = type(self).__name__, prior_of(target, type(self).__name__)
+        name, prior = type(self).__name__, self.prior(target)
         solver = self.solver.value
         if isinstance(solver, ExactReverse) and not isinstance(prior.denoiser, MixtureDenoiser):
             raise TargetError(
@@ -123,11 +124,18 @@ class Steered(ParticleSampler):
                 f"{solver} adds no noise, so that copies of a particle of {name} never part; take "
                 "a solver that does, such as samplers.DDPM() or samplers.DDIM(eta=1.0)"
             )
-        check_reward(target, name)
+        if target is not prior:
+            check_reward(target, name)
+
+    def prior(self, target: Any) -> DiffusionPrior:
+        """The diffusion prior of a target, which may be the target itself."""
+        if isinstance(target, DiffusionPrior) and not self.needs_reward:
+            return target
+        return prior_of(target, type(self).__name__)
 
     def on(self, target: Any) -> "Steered":
         """The same with its steps written."""
-        path = target.prior.path
+        path = self.prior(target).path
         steps = plan(path, self.solver.value, self.schedule.value, self.num_steps)
         return eqx.tree_at(lambda s: s.plan, self, steps, is_leaf=lambda x: x is None)
 
@@ -139,9 +147,8 @@ class Steered(ParticleSampler):
     def at(self, target: Any) -> ReverseModel:
         """The model, on the steps of this sampler."""
         assert self.plan is not None, "resolve(target) first, as ppl.sample does"
-        return self.model(
-            target, ReverseChain(target.prior, self.plan.cast(target.prior.point.dtype))
-        )
+        prior = self.prior(target)
+        return self.model(target, ReverseChain(prior, self.plan.cast(prior.point.dtype)))
 
     @property
     def resampler(self) -> fk.Resampler:

@@ -11,8 +11,9 @@ Nested, the candidates are a proposal with random weights,
 
     log G_t = log mean_j exp(v_(t-1)(c_j)) - v_t(x_t),     v_T = 0,  v_0 = r(x_0),
 
-and with resampling between particles every v gives the tilted prior and an unbiased Z:
-`NestedSVDD` is asymptotically exact in the number of particles, for any M.
+and with resampling between particles every v gives the tilted prior and an unbiased Z [2]: nested
+soft value-based decoding, `NestedSVDD`, is asymptotically exact in the number of particles, for
+any M.
 
 References
 ----------
