@@ -244,6 +244,7 @@ class Contestant:
     def _direct(
         self, sampler: Any, rng_key: PRNGKeyArray, clock: Clock, spent: int, before: float
     ) -> tuple[Draws, list[str]]:
+        sampler = sampler.resolve(self.target)  # what a draw costs may be known only then
         batch = sampler.batch_size
         each = max(sampler.evaluations(batch))
         if isinstance(self.budget, Evaluations):

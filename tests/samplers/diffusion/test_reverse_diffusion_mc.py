@@ -3,11 +3,13 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import random
 
 import ppl
 import samplers
 from compilations import count_compilations
 from models.targets.gaussian_mixture import GaussianMixture
+from ppl.trial import Contestant
 from samplers.diffusion import posterior_means
 
 FAR = GaussianMixture([[-5.0, 0.0], [5.0, 0.0]], 1.0, [0.3, 0.7])  # modes ten sds apart
@@ -101,3 +103,11 @@ def test_bad_input_is_refused():
         ppl.sample(samplers.ReverseDiffusionMC(smallest=3.0), FAR, progress=False)
     with pytest.raises(ValueError, match="num_draws must be an integer, at least 1; got 0"):
         samplers.InnerImportance(0)
+
+
+def test_a_comparison_counts_what_a_draw_costs_on_its_target():
+    """The cost is that of the table, which is written for the target."""
+    small = samplers.ReverseDiffusionMC(samplers.InnerImportance(2), num_steps=2, num_first=0)
+    trial = Contestant(small, FAR, ppl.evaluations(2 * 256 * 4), 1).run(random.key(0))
+    assert trial.failure == ""
+    assert trial.evaluations == 2 * 256 * 4
