@@ -147,8 +147,8 @@ def learned(name: str) -> Callable[[Case, int], Any]:
         few = replace(sampler, num_updates=2)
         spent = ppl.sample(few, case.target, 0, num_samples=1, progress=False).run.evaluations
         each = max(spent["train"]) / 2
-        # A batch of draws has to be left.
-        left = min(TRAINING * budget, budget - max(spent["sample"]) - max(spent["train"]))
+        # Two batches of draws have to be left: `compare` makes one at the end of training.
+        left = min(TRAINING * budget, budget - 2 * max(spent["sample"]))
         return replace(sampler, num_updates=int(np.clip(left / max(each, 1), 1, MOST_UPDATES)))
 
     return make
