@@ -142,7 +142,7 @@ def test_a_ring_of_phi4_is_a_product_of_transfer_matrices():
 def test_phi4_has_its_published_magnetization(kappa, expected):
     target = Phi4(kappa=kappa)
     draws = ppl.sample(samplers.NUTS(), target, rng_key=0, num_samples=4000, progress=False)
-    m = np.abs(np.asarray(target.magnetization(draws["x"]), np.float64))
+    m = np.abs(np.asarray(target.magnetization(jnp.asarray(draws["x"])), np.float64))
     error = m.std() / math.sqrt(float(array_stats.ess(m, method="mean")))
     assert abs(m.mean() - expected) < z_limit(3) * error + 5e-5
     assert error < 0.02
