@@ -1,4 +1,4 @@
-"""Scalar field on a periodic lattice, phi^4 theory: two phases, and a barrier that grows.
+"""Scalar field on a periodic lattice, phi^4 theory [1]: two phases, and a barrier that grows.
 
     log pi(phi) = -S(phi)
     S = sum_x [-2 kappa phi_x (phi_(x+1) + phi_(x+2)) + (1 - 2 lam) phi_x^2 + lam phi_x^4]
