@@ -114,8 +114,10 @@ def log_evidence_bounds(
     ----------
     sampler
         One with ``log_evidence_of(rng_key, target)`` and ``log_evidence_given(rng_key, target,
-        exact_draw)``, each one run in JAX, such as ``samplers.AIS(tune=False)``; or a trained one,
-        ``draws.sampler``, such as that of ``samplers.TwistedSMC()``.
+        exact_draw)``, each one run in JAX, such as ``samplers.AIS(tune=False)``,
+        ``samplers.TemperedSMC(schedule=..., num_moves=..., tune=False)`` and
+        ``samplers.ParticleFilter()``; or a trained one, ``draws.sampler``, such as that of
+        ``samplers.TwistedSMC()``.
     target
         What it samples.
     exact_draws

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax import random
+from jax import lax, random
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -211,6 +211,16 @@ class AlongPath(ParticleSampler):
             num_illegal=weights.count_illegal(log_ratios_before).astype(jnp.int32),
             num_evaluations=(moved.num_evaluations + likelihoods).astype(jnp.int32),
         )
+
+    def walk(self, rng_key: PRNGKeyArray, target: Energy, num_steps: int) -> fk.Population:
+        """The last population of a run whose number of temperatures is known."""
+        key_start, key_steps = random.split(rng_key)
+
+        def one(state: PathState, t: Array) -> tuple[PathState, None]:
+            return self.step(random.fold_in(key_steps, t), target, state)[0], None
+
+        start = self.init(key_start, target)
+        return lax.scan(one, start, jnp.arange(num_steps))[0].population
 
     def done(self, state: PathState) -> Bool[Array, ""]:
         """At b = 1, or nowhere to go."""

@@ -24,18 +24,18 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax, random
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ppl import weights
-from ppl.energy import Energy, Position
+from ppl.energy import Energy, Position, float_dtype
 from ppl.sampler import size
-from samplers.mcmc.gibbs import Gibbs
 from samplers.smc import feynman_kac as fk
 from samplers.smc.along_path import AlongPath, PathInfo, PathState
-from samplers.smc.moves import move
-from samplers.smc.path import Path, as_reference, as_schedule, increments
+from samplers.smc.frozen import FrozenWalk, log_evidence_given
+from samplers.smc.path import Path, as_reference, as_schedule
 
+NEVER = -1.0  # the share of the effective size at which paths are resampled
+FEW = 100  # equal weights, below which the error is itself hardly known
 POWER = 4  # of the schedule: dense near 0, where a likelihood narrows a prior the most
 
 
@@ -67,7 +67,9 @@ class AIS(AlongPath):
     Notes
     -----
     The evidence is unbiased with ``tune=False``. Tuning lets the particles know of each other
-    and leaves it consistent.
+    and leaves it consistent. Its error is that of a mean of independent weights: too small where
+    the weights have a heavy tail, of which a run has mostly not seen the end (the estimate is then
+    low as well). A run whose weights are worth fewer than `FEW` equal ones says so.
     """
 
     num_particles: int = size("num_particles", minimum=2, default=1024)
@@ -82,12 +84,22 @@ class AIS(AlongPath):
         self, rng_key: PRNGKeyArray, target: Energy, state: PathState
     ) -> tuple[PathState, PathInfo]:
         next_b = self._temperature(state.step, state.inverse_temperature.dtype)
-        never = fk.Resampler(-1.0)
+        never = fk.Resampler(NEVER)
         return self.advance(rng_key, target, state, next_b, never, self.num_moves, self.num_moves)
+
+    def notes(self, history: dict[str, np.ndarray]) -> list[str]:
+        notes, ess = super().notes(history), float(history["ess"][-1])
+        if ess < FEW:
+            notes.append(
+                f"the weights of {self.num_particles} paths are worth {ess:.3g} equal ones: log Z "
+                "is likely to be low, by more than its error. Raise num_temperatures or "
+                "num_particles, or use samplers.TemperedSMC(), which resamples on the way"
+            )
+        return notes
 
     def log_evidence_of(self, rng_key: PRNGKeyArray, target: Energy) -> Float[Array, ""]:
         """Log-evidence of one run; its exponential is unbiased with ``tune=False``."""
-        return weights.log_mean_exp(self._forward(rng_key, target))
+        return fk.log_evidence(self.walk(rng_key, target, self._num_steps))
 
     def log_evidence_given(
         self, rng_key: PRNGKeyArray, target: Energy, exact_draw: Position
@@ -97,49 +109,22 @@ class AIS(AlongPath):
         That path is walked backward, by the same moves: they must be reversible [2], as those of
         all exact kernels are but a scan over blocks in a fixed order.
         """
-        kernel: Any = self.move
         if self.tune:
             raise ValueError("bounds need paths that know nothing of each other: AIS(tune=False)")
-        if isinstance(kernel, Gibbs) or kernel.exactness != "exact":
-            raise ValueError(
-                f"a path is walked backward by reversible moves; those of {type(kernel).__name__} "
-                "are none"
-            )
-        path, num = Path(target, self.reference), self._num_steps
-        key_forward, key_back = random.split(rng_key)
-        log_weights = self._forward(key_forward, target)
-        dtype = log_weights.dtype
+        temperatures = self._temperatures(float_dtype(target.template))
+        path = Path(target, self.reference)
+        walk = FrozenWalk(path, self.move, self.num_moves, temperatures)
+        return log_evidence_given(rng_key, walk, self.num_particles, exact_draw, NEVER)
 
-        def back(carry: Any, t: Array) -> tuple[Any, None]:
-            position, log_weight = carry
-            b, before = self._temperature(t, dtype), self._temperature(t - 1, dtype)
-            key = random.fold_in(key_back, t)
-            moved = move(
-                key, kernel, path.at(b), position, jnp.zeros(1, dtype), self.num_moves,
-                self.num_moves,
-            ).positions  # fmt: skip
-            return (moved, log_weight + increments(b - before, path.log_ratios(moved))), None
-
-        start = (jax.tree.map(lambda x: x[None], exact_draw), jnp.zeros(1, dtype))
-        (_, own), _ = lax.scan(back, start, jnp.arange(num)[::-1])
-        return weights.log_mean_exp(log_weights.at[:1].set(own))
-
-    def _forward(self, rng_key: PRNGKeyArray, target: Energy) -> Float[Array, " n"]:
-        """Log weights of one run."""
-        key_start, key_steps = random.split(rng_key)
-
-        def one(state: PathState, t: Array) -> tuple[PathState, None]:
-            return self.step(random.fold_in(key_steps, t), target, state)[0], None
-
-        state, _ = lax.scan(one, self.init(key_start, target), jnp.arange(self._num_steps))
-        return state.population.log_weights
+    def _temperatures(self, dtype: Any) -> Float[Array, " t"]:
+        return jax.vmap(lambda t: self._temperature(t, dtype))(jnp.arange(self._num_steps))
 
     @property
     def _num_steps(self) -> int:
         return self.num_temperatures if self.schedule is None else len(self.schedule)
 
     def _temperature(self, t: Array, dtype: Any) -> Float[Array, ""]:
-        """Inverse temperature after step t; 0 before the first."""
+        """Inverse temperature after step t."""
         if self.schedule is not None:
-            return jnp.where(t < 0, 0, self.schedule[t]).astype(dtype)
+            return self.schedule[t].astype(dtype)
         return ((t + 1).astype(dtype) / self.num_temperatures) ** POWER

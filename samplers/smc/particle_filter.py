@@ -34,6 +34,7 @@ from ppl.sampler import Exactness, ParticleSampler, fraction, size, where
 from ppl.state_space import StateSpaceModel
 from ppl.template import named
 from samplers.smc import feynman_kac as fk
+from samplers.smc.conditional import conditional_run
 from samplers.smc.state_space import Filtering, as_proposal, require_state_space
 
 FEW_EVES = 10  # ancestors at the start from which a run can still tell its error
@@ -186,6 +187,24 @@ class ParticleFilter(ParticleSampler):
                 "samplers.ConditionalSMC() for smoothing"
             )
         return notes
+
+    def log_evidence_of(self, rng_key: PRNGKeyArray, target: Any) -> Float[Array, ""]:
+        """Log-evidence of one run, whose exponential is unbiased."""
+        model, resampler = self._model(target), fk.Resampler(self.resample_below, self.resampling)
+        return fk.run(rng_key, model, model.rows, self.num_particles, resampler).log_evidence
+
+    def log_evidence_given(
+        self, rng_key: PRNGKeyArray, target: Any, exact_draw: Position
+    ) -> Float[Array, ""]:
+        """Log-evidence of one run given an exact path: from above on average.
+
+        The other particles are resampled one by one (`samplers.smc.conditional`).
+        """
+        model, path = self._model(target), target.constrain(exact_draw)
+        _, run = conditional_run(
+            rng_key, model, model.rows, self.num_particles, path, threshold=self.resample_below
+        )
+        return run.log_evidence
 
     def _model(self, target: Any) -> Filtering:
         return Filtering(target, self.proposal, self.initial_proposal)

@@ -30,12 +30,13 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ppl.energy import Energy
+from ppl.energy import Energy, Position, float_dtype
 from ppl.sampler import fraction, size
 from samplers.mcmc.windows import optional
 from samplers.smc import feynman_kac as fk
 from samplers.smc.along_path import AlongPath, PathInfo, PathState
-from samplers.smc.path import as_reference, as_schedule
+from samplers.smc.frozen import FrozenWalk, log_evidence_given
+from samplers.smc.path import Path, as_reference, as_schedule
 
 
 class TemperedSMC(AlongPath):
@@ -116,3 +117,33 @@ class TemperedSMC(AlongPath):
         open_end = (1, self.max_num_moves)
         fewest, most = open_end if self.num_moves is None else (self.num_moves,) * 2
         return self.advance(rng_key, target, state, next_b, resampler, fewest, most)
+
+    def log_evidence_of(self, rng_key: PRNGKeyArray, target: Energy) -> Float[Array, ""]:
+        """Log-evidence of one run with all frozen, whose exponential is unbiased."""
+        schedule, _ = self._frozen()
+        return fk.log_evidence(self.walk(rng_key, target, len(schedule)))
+
+    def log_evidence_given(
+        self, rng_key: PRNGKeyArray, target: Energy, exact_draw: Position
+    ) -> Float[Array, ""]:
+        """Log-evidence of one run with an exact draw among its particles: from above on average.
+
+        The moves must be reversible, and the other particles are resampled one by one
+        (`samplers.smc.frozen`).
+        """
+        schedule, num_moves = self._frozen()
+        schedule = schedule.astype(float_dtype(target.template))
+        walk = FrozenWalk(Path(target, self.reference), self.move, num_moves, schedule)
+        return log_evidence_given(
+            rng_key, walk, self.num_particles, exact_draw, self.resample_below
+        )
+
+    def _frozen(self) -> tuple[Float[Array, " t"], int]:
+        """Schedule and number of moves, where these and the kernel look at no particle."""
+        if self.tune or self.schedule is None or self.num_moves is None:
+            raise ValueError(
+                "bounds need temperatures and moves that are not learnt from the particles: "
+                "TemperedSMC(schedule=..., num_moves=..., tune=False), with the temperatures of an "
+                "earlier run, draws.history['inverse_temperature'][0]"
+            )
+        return self.schedule, self.num_moves

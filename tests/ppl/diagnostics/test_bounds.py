@@ -8,13 +8,16 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from scipy.linalg import block_diag
 
 import ppl
 import samplers
 from agreement import t_limit, t_scores
+from kalman import TURNING, guided, guided_initial, kalman, simulated, state_space
 from ppl.diagnostics import log_evidence_bounds
 from ppl.sampler import Trained
 from samplers.smc import twisted
+from samplers.smc.frozen import FrozenWalk
 
 LIMIT = t_limit(30, 500)
 
@@ -138,18 +141,88 @@ def test_annealing_backward_from_exact_draws_bounds_z_from_above():
 
 @pytest.mark.usefixtures("unoptimized")
 def test_a_path_walked_backward_at_the_wrong_temperatures_is_caught(monkeypatch):
-    right = samplers.AIS._temperature
-
-    class Late(samplers.AIS):
-        def log_evidence_given(self, rng_key, target, exact_draw):
-            monkeypatch.setattr(samplers.AIS, "_temperature", lambda s, t, d: right(s, t - 1, d))
-            found = super().log_evidence_given(rng_key, target, exact_draw)
-            monkeypatch.setattr(samplers.AIS, "_temperature", right)
-            return found
-
-    late = Late(4, move=WALK, schedule=SCHEDULE, tune=False)
+    right = FrozenWalk._moved
+    monkeypatch.setattr(FrozenWalk, "_moved", lambda self, key, x, b: right(self, key, x, b / 4))
+    late = samplers.AIS(5, move=WALK, schedule=SCHEDULE, tune=False)
     found = log_evidence_bounds(late, GAUSSIAN, POSTERIOR, num_repeats=600)
     assert abs(ratios(found, GAUSSIAN_LOG_Z)[1]) > LIMIT
+
+
+# Tempered SMC -----------------------------------------------------------------------------------
+
+
+def tempered(num_particles, **options):
+    frozen = {"schedule": SCHEDULE, "num_moves": 1, "tune": False}
+    return samplers.TemperedSMC(num_particles, move=WALK, resample_below=0.9, **(frozen | options))
+
+
+@pytest.mark.usefixtures("unoptimized")
+def test_tempered_particles_given_an_exact_draw_bound_z_from_above():
+    found = log_evidence_bounds(tempered(4), GAUSSIAN, POSTERIOR, num_repeats=600)
+    assert max(found.runs.std(), found.conditional_runs.std()) < 0.5
+    assert np.abs(ratios(found, GAUSSIAN_LOG_Z)).max() < LIMIT
+    assert found.lower.value < GAUSSIAN_LOG_Z < found.upper.value
+    wrong = log_evidence_bounds(tempered(4), GAUSSIAN, STANDARD - 1, num_repeats=600)
+    assert abs(ratios(wrong, GAUSSIAN_LOG_Z)[1]) > LIMIT
+
+
+@pytest.mark.parametrize("learnt", [{"tune": True}, {"schedule": None}, {"num_moves": None}])
+def test_a_walk_that_learns_from_its_particles_is_no_bound(learnt):
+    with pytest.raises(
+        ValueError, match=r"TemperedSMC\(schedule=\.\.\., num_moves=\.\.\., tune=Fa"
+    ):
+        log_evidence_bounds(tempered(4, **learnt), GAUSSIAN, POSTERIOR, num_repeats=4)
+
+
+# A particle filter ------------------------------------------------------------------------------
+
+SEEN_THROUGH_NOISE = simulated(TURNING, 5)
+HIDDEN = state_space(TURNING, SEEN_THROUGH_NOISE)
+EVIDENCE = kalman(TURNING, SEEN_THROUGH_NOISE).log_likelihood
+
+
+def exact_paths(num_draws):
+    """Of the Gaussian of all states and data, given the data: by conditioning draws of both."""
+    rng = np.random.default_rng(4)
+    x, y = [], []
+    for t in range(5):
+        mean, cov = (TURNING.m, TURNING.p) if t == 0 else (x[-1] @ TURNING.a.T, TURNING.q)
+        x.append(mean + rng.multivariate_normal(np.zeros(2), cov, num_draws))
+        noise = rng.multivariate_normal(np.zeros(1), TURNING.r, num_draws)
+        y.append(x[-1] @ TURNING.c.T + noise)
+    x, y = np.stack(x, axis=1), np.stack(y, axis=1)
+    joint = joint_covariance()
+    gain = np.linalg.solve(joint[10:, 10:], joint[10:, :10]).T
+    residual = (SEEN_THROUGH_NOISE - y).reshape(num_draws, 5)
+    return (x.reshape(num_draws, 10) + residual @ gain.T).reshape(num_draws, 5, 2)
+
+
+def joint_covariance():
+    """Of five states and then five data, as linear maps of independent noise."""
+    blocks = [TURNING.p] + [TURNING.q] * 4 + [TURNING.r] * 5
+    states = np.zeros((10, 10))
+    for t in range(5):
+        for s in range(t + 1):
+            power = np.linalg.matrix_power(TURNING.a, t - s)
+            states[2 * t : 2 * t + 2, 2 * s : 2 * s + 2] = power
+    data = np.kron(np.eye(5), TURNING.c) @ states
+    maps = np.block([[states, np.zeros((10, 5))], [data, np.eye(5)]])
+    return maps @ block_diag(*blocks) @ maps.T
+
+
+@pytest.mark.usefixtures("unoptimized")
+@pytest.mark.parametrize(
+    "proposals", [{}, {"proposal": guided, "initial_proposal": guided_initial}]
+)
+def test_a_filter_given_an_exact_path_bounds_the_evidence_from_above(proposals):
+    paths = exact_paths(600)
+    sampler = samplers.ParticleFilter(16, **proposals)
+    found = log_evidence_bounds(sampler, HIDDEN, paths, num_repeats=600)
+    assert np.abs(ratios(found, EVIDENCE)).max() < LIMIT
+    assert found.lower.value < EVIDENCE < found.upper.value
+    if not proposals:
+        wrong = log_evidence_bounds(sampler, HIDDEN, paths + 1, num_repeats=600)
+        assert abs(ratios(wrong, EVIDENCE)[1]) > LIMIT
 
 
 def regression(x, y=None):

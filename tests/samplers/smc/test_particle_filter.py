@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
-from jax import random
+from jax import lax, random
 
 import ppl
 import samplers
@@ -60,6 +60,28 @@ def test_the_evidence_is_unbiased_and_guiding_makes_it_sharper():
         assert abs(t_scores(np.exp(found), 1.0)) < LIMIT
         assert found.std() < 0.5
     assert sharper.std() < 0.65 * bootstrap.std()
+
+
+@pytest.mark.parametrize(("scheme", "added"), [("stratified", 0), ("multinomial", 9)])
+def test_common_ancestors_tell_the_error_but_for_what_multinomial_resampling_adds(scheme, added):
+    """1/n at each of the nine resamplings."""
+
+    @eqx.filter_jit
+    def runs(keys):
+        resampler = fk.Resampler(1.0, scheme)
+
+        def one(key):
+            found = fk.run(key, BOOTSTRAP, BOOTSTRAP.rows, 500, resampler)
+            return found.log_evidence, fk.log_evidence_error(found.population)
+
+        return lax.map(one, keys, batch_size=50)
+
+    found, errors = runs(random.split(random.key(3), 600))
+    square = np.mean(np.asarray(errors, float) ** 2)
+    spread = np.std(np.asarray(found, float))  # known within 3 %
+    assert 0.88 < np.sqrt(square - added / 500) / spread < 1.14
+    if added:
+        assert np.sqrt(square) / spread > 1.1
 
 
 def test_unweighed_proposals_and_data_of_another_time_are_caught(monkeypatch):
