@@ -63,13 +63,15 @@ target = ppl.from_numpyro(line, jnp.asarray(score), jnp.asarray(x))
 # %%
 # Tempered SMC moves particles until they have forgotten where they were, and keeps where they end.
 # Waste-free SMC keeps the way as well: more particles for the same moves, as long as there is one
-# mode. AIS copies no particle, and needs a long path. Nested sampling knows no temperatures: it
-# peels off the prior, and needs no gradient.
+# mode. Persistent sampling keeps the particles of all temperatures, as draws of their mixture. AIS
+# copies no particle, and needs a long path. Nested sampling knows no temperatures: it peels off the
+# prior, and needs no gradient.
 
 size = 512 if smoke else 4096
 runs = {
     "TemperedSMC": samplers.TemperedSMC(num_particles=size),
     "WasteFreeSMC": samplers.WasteFreeSMC(num_particles=size, chain_length=16),
+    "PersistentSMC": samplers.PersistentSMC(num_particles=size // 4),
     "AIS": samplers.AIS(num_particles=size // 4, num_temperatures=100),
     "NestedSampling": samplers.NestedSampling(num_live=100 if smoke else 500),
 }

@@ -371,6 +371,16 @@ _METHODS = (
         "method",
     ),
     Method(
+        "PersistentSMC",
+        "Persistent sampling",
+        "samplers.smc.persistent",
+        "arXiv:2407.20722",
+        "asymptotically exact",
+        _DENSITY,
+        "some tens of gradients a particle and temperature",
+        "method",
+    ),
+    Method(
         "AIS",
         "Annealed importance sampling",
         "samplers.smc.annealed",

@@ -88,7 +88,7 @@ class AIS(AlongPath):
         return self.advance(rng_key, target, state, next_b, never, self.num_moves, self.num_moves)
 
     def notes(self, history: dict[str, np.ndarray]) -> list[str]:
-        notes, ess = super().notes(history), float(history["ess"][-1])
+        notes, ess = super().notes(history), float(np.append(np.inf, history["ess"])[-1])
         if ess < FEW:
             notes.append(
                 f"the weights of {self.num_particles} paths are worth {ess:.3g} equal ones: log Z "
