@@ -147,7 +147,9 @@ class PersistentSMC(AlongPath):
     def __check_init__(self) -> None:
         fk.check_scheme(self.resampling)
 
-    def init(self, rng_key: PRNGKeyArray, target: Energy) -> PersistentState:
+    # Its states are `PersistentState`, where the others have `PathState`.
+
+    def init(self, rng_key: PRNGKeyArray, target: Energy) -> Any:
         path, n = Path(target, self.reference), self.num_particles
         positions = path.sample(rng_key, n)
         log_ratios = path.log_ratios(positions)
@@ -206,12 +208,12 @@ class PersistentSMC(AlongPath):
             num_evaluations=(moved.num_evaluations + likelihoods).astype(jnp.int32),
         )
 
-    def done(self, state: PersistentState) -> Bool[Array, ""]:
+    def done(self, state: Any) -> Bool[Array, ""]:
         nowhere = ~jnp.any(jnp.isfinite(state.log_ratios))
         return (state.inverse_temperatures[state.step] >= 1) | nowhere
 
     def collect(
-        self, rng_key: PRNGKeyArray, target: Energy, state: PersistentState, history: Any
+        self, rng_key: PRNGKeyArray, target: Energy, state: Any, history: Any
     ) -> tuple[Position, Float[Array, " n"], Float[Array, ""]]:
         path, found = Path(target, self.reference), state.log_ratios
         if not isinstance(found, Tracer) and not np.isfinite(np.asarray(found)).any():
