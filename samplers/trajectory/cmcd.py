@@ -83,6 +83,15 @@ class AnnealedLangevin(Kernels):
     ) -> Float[Array, ""]:
         return self.log_start(x)
 
+    def log_level(
+        self, n: Int[Array, ""], x: Float[Array, " d"], log_reward: Float[Array, ""]
+    ) -> Float[Array, ""]:
+        """Log pi_b of the n-th state."""
+        b = self.inverse_temperature[n]
+        # 0 * inf is NaN: at b = 0 the target is not looked at.
+        end = jnp.where(b > 0, b * jnp.where(b > 0, log_reward, 0.0), 0.0)
+        return (1 - b) * self.log_start(x) + end
+
     def _gradient(
         self, n: Int[Array, ""], x: Float[Array, " d"], look: Look | None
     ) -> Float[Array, " d"]:
@@ -116,23 +125,36 @@ class CMCD(PathSampler):
     smallest: Float[Array, ""] = positive("smallest", default=0.1)
 
     def first(self, rng_key: PRNGKeyArray, num_dims: int, dtype: Any) -> Annealing:
-        control = Control(rng_key, self.network, num_dims, None, dtype)
-        return Annealing(control, jnp.zeros(self.num_steps, dtype), jnp.zeros((), dtype))
+        return untrained(rng_key, self.network, num_dims, self.num_steps, dtype)
 
     def kernels(self, reward: Reward, learned: Annealing) -> AnnealedLangevin:
-        dtype = reward.target.template.dtype
-        shares = jax.nn.softmax(learned.increments)
-        b = jnp.concatenate([jnp.zeros(1, dtype), jnp.cumsum(shares)]).at[-1].set(1.0)
-        t = (jnp.arange(self.num_steps, dtype=dtype) + 0.5) / self.num_steps
-        small = self.smallest.astype(dtype)
-        shape = small + (1 - small) * jnp.cos(0.5 * jnp.pi * t) ** 2
-        scale = self.scale.astype(dtype)
-        length = self.step_size.astype(dtype) * scale**2 * shape / jnp.mean(shape)
-        length = length * jnp.exp(learned.log_length)
-        return AnnealedLangevin(  # pyright: ignore[reportCallIssue]
-            reward=reward,
-            learned=learned.control,
-            scale=scale,
-            inverse_temperature=b,
-            length=length,
-        )
+        return annealed_langevin(reward, learned, self.scale, self.step_size, self.smallest)
+
+
+def untrained(
+    rng_key: PRNGKeyArray, network: Any, num_dims: int, num_steps: int, dtype: Any
+) -> Annealing:
+    """No control, an even grid of b, and lengths as they are given."""
+    control = Control(rng_key, network, num_dims, None, dtype)
+    return Annealing(control, jnp.zeros(num_steps, dtype), jnp.zeros((), dtype))
+
+
+def annealed_langevin(
+    reward: Reward, learned: Annealing, scale: Array, step_size: Array, smallest: Array
+) -> AnnealedLangevin:
+    """The kernels of `CMCD` with these fields."""
+    dtype, num_steps = reward.target.template.dtype, learned.increments.size
+    shares = jax.nn.softmax(learned.increments)
+    b = jnp.concatenate([jnp.zeros(1, dtype), jnp.cumsum(shares)]).at[-1].set(1.0)
+    t = (jnp.arange(num_steps, dtype=dtype) + 0.5) / num_steps
+    small = smallest.astype(dtype)
+    shape = small + (1 - small) * jnp.cos(0.5 * jnp.pi * t) ** 2
+    scale = scale.astype(dtype)
+    length = step_size.astype(dtype) * scale**2 * shape / jnp.mean(shape)
+    return AnnealedLangevin(  # pyright: ignore[reportCallIssue]
+        reward=reward,
+        learned=learned.control,
+        scale=scale,
+        inverse_temperature=b,
+        length=length * jnp.exp(learned.log_length),
+    )

@@ -183,21 +183,34 @@ def forward_paths(
     """
     key_start, key_steps = random.split(rng_key)
     x = jax.vmap(kernels.start)(random.split(key_start, num))
-    first = _seen(kernels, jnp.int32(0), x)
+    states, looks, log_pf, log_pb = walk(key_steps, kernels, x, 0, kernels.num_steps, noise)
+    ends = _ends(kernels, states[-1], looks, with_gradient=through)
+    return Paths(states, looks, ends), _scores(kernels, x, log_pf, log_pb, ends, states[-1])
+
+
+def walk(
+    rng_key: PRNGKeyArray,
+    kernels: Kernels,
+    x: Float[Array, "B d"],
+    n: Any,
+    num_steps: int,
+    noise: ArrayLike = 0.0,
+) -> tuple[Array, Look | None, Array, Array]:
+    """States and looks from given n-th ones on, and log P_F and log P_B of each step."""
+    first = _seen(kernels, jnp.asarray(n, jnp.int32), x)
 
     def step(carry: Any, n: Any) -> Any:
         law = jax.vmap(kernels.forward, (None, 0, 0, 0))(n, *carry)
-        z = random.normal(random.fold_in(key_steps, n), law.mean.shape, law.mean.dtype)
+        z = random.normal(random.fold_in(rng_key, n), law.mean.shape, law.mean.dtype)
         sd = jnp.sqrt(law.sd**2 + jnp.asarray(noise, law.sd.dtype) ** 2)
         here = _seen(kernels, n + 1, law.mean + sd[:, None] * z)
         back = jax.vmap(kernels.backward, (None, 0, 0, 0))(n, *here)
         log_pf, log_pb = _densities(law, here[0]), _densities(back, carry[0])
         return here, (here[0], here[2], log_pf, log_pb)
 
-    _, (states, looks, log_pf, log_pb) = lax.scan(step, first, jnp.arange(kernels.num_steps))
+    _, (states, looks, log_pf, log_pb) = lax.scan(step, first, n + jnp.arange(num_steps))
     states, looks = _joined((x, first[2]), (states, looks))
-    ends = _ends(kernels, states[-1], looks, with_gradient=through)
-    return Paths(states, looks, ends), _scores(kernels, x, log_pf, log_pb, ends, states[-1])
+    return states, looks, log_pf, log_pb
 
 
 def backward_paths(
@@ -223,13 +236,21 @@ def backward_paths(
 
 def score(kernels: Kernels, paths: Paths) -> Scores:
     """Scores of stored paths under these kernels, without flows; all states side by side."""
-    x, looks = lax.stop_gradient((paths.states, paths.looks))
-    steps = jnp.arange(kernels.num_steps + 1)
+    log_pf, log_pb = score_steps(kernels, paths.states, paths.looks)
+    x0, ends = lax.stop_gradient((paths.states[0], paths.ends))
+    return _scores(kernels, x0, log_pf, log_pb, ends, None)
+
+
+def score_steps(
+    kernels: Kernels, states: Float[Array, "states B d"], looks: Look | None, n: Any = 0
+) -> tuple[Array, Array]:
+    """Log P_F and log P_B of stored steps from the n-th state on."""
+    x, looks = lax.stop_gradient((states, looks))
+    steps = n + jnp.arange(len(x))
     u = along(kernels.control)(steps, x, looks)
     laws = along(kernels.forward)(steps[:-1], *_rows((x, u, looks), slice(None, -1)))
     backs = along(kernels.backward)(steps[:-1], *_rows((x, u, looks), slice(1, None)))
-    log_pf, log_pb = _densities(laws, x[1:]), _densities(backs, x[:-1])
-    return _scores(kernels, x[0], log_pf, log_pb, lax.stop_gradient(paths.ends), None)
+    return _densities(laws, x[1:]), _densities(backs, x[:-1])
 
 
 def along(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -35,13 +35,21 @@ from samplers.trajectory.sampler import PathSampler
 
 
 class Bridge(Kernels):
-    """Controlled Brownian motion from 0, and the Brownian bridge back."""
+    """Controlled Brownian motion from 0, and the Brownian bridge back.
+
+    ``shares`` are the variances of the states without control, as shares of s^2, from 0 to 1.
+    """
 
     reward: Reward
     learned: Control
     scale: Float[Array, ""]
-    num_steps: int = eqx.field(static=True)
+    shares: Float[Array, " states"]
     guided: bool = eqx.field(static=True)
+
+    @property
+    def num_steps(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As many as there are shares, but for the first."""
+        return self.shares.size - 1
 
     def start(self, rng_key: PRNGKeyArray) -> Float[Array, " d"]:
         return jnp.zeros(self.reward.target.template.shape, self.scale.dtype)
@@ -53,25 +61,32 @@ class Bridge(Kernels):
         self, n: Int[Array, ""], x: Float[Array, " d"], look: Look | None
     ) -> Float[Array, " d"]:
         gradient = None if look is None or look.gradient is None else self.scale * look.gradient
-        return self.learned(x / self.scale, self._time(n), gradient)
+        t = jnp.asarray(n).astype(x.dtype) / self.num_steps
+        return self.learned(x / self.scale, t, gradient)
 
     def forward(self, n: Int[Array, ""], x: Float[Array, " d"], u: Any, look: Look | None) -> Law:
-        h = 1 / self.num_steps
-        return Law(x + h * self.scale * u, self.scale * h**0.5)
+        step = self.shares[n + 1] - self.shares[n]
+        return Law(x + step * self.scale * u, self.scale * jnp.sqrt(step))
 
     def backward(self, n: Int[Array, ""], x: Float[Array, " d"], u: Any, look: Look | None) -> Law:
-        left = self._time(n) / self._time(n + 1)
-        return Law(left * x, self.scale * jnp.sqrt(left / self.num_steps))
+        step, left = self.shares[n + 1] - self.shares[n], self.shares[n] / self.shares[n + 1]
+        return Law(left * x, self.scale * jnp.sqrt(left * step))
 
     def log_reference(
         self, n: Int[Array, ""], x: Float[Array, " d"], look: Look | None
     ) -> Float[Array, ""]:
         # Not narrower than after one step: the source is a point.
-        sd = self.scale * jnp.sqrt(self._time(jnp.maximum(n, 1)))
+        sd = self.scale * jnp.sqrt(self.shares[jnp.maximum(n, 1)])
         return Law(jnp.zeros_like(x), sd).log_density(x)
 
-    def _time(self, n: Int[Array, ""]) -> Float[Array, ""]:
-        return n.astype(self.scale.dtype) / self.num_steps
+
+def even_bridge(
+    reward: Reward, learned: Control, scale: Float[Array, ""], num_steps: int, *, guided: bool
+) -> Bridge:
+    """All steps alike, as those of PIS are."""
+    dtype = reward.target.template.dtype
+    shares = jnp.arange(num_steps + 1, dtype=dtype) / num_steps
+    return Bridge(reward, learned, scale.astype(dtype), shares, guided)  # pyright: ignore
 
 
 class PIS(PathSampler):
@@ -95,11 +110,4 @@ class PIS(PathSampler):
         return Control(rng_key, self.network, num_dims, 1.0 if self.guided else None, dtype)
 
     def kernels(self, reward: Reward, learned: Control) -> Bridge:
-        scale = self.scale.astype(reward.target.template.dtype)
-        return Bridge(
-            reward=reward,
-            learned=learned,
-            scale=scale,
-            num_steps=self.num_steps,
-            guided=self.guided,
-        )
+        return even_bridge(reward, learned, self.scale, self.num_steps, guided=self.guided)

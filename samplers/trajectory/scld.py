@@ -1,0 +1,259 @@
+"""Sequential controlled Langevin diffusions (SCLD): CMCD in segments, resampled between them.
+
+    log G = log pi_b_j(x_j) - log pi_b_i(x_i) + sum_n log P_B(x_n | x_n+1) - log P_F(x_n+1 | x_n)
+    minimise  the mean over segments i .. j of  Var log G                          ([1], section 4)
+
+The kernels are those of `samplers.CMCD`. A segment is a move of a Feynman-Kac model with the
+potential G: particles are weighed by it and resampled where the effective sample size is low, and a
+step of MALA at the level reached moves copies apart. Each segment is trained on its own, by the
+variance of its log-weights over the particles, which are data: where the law of x_n is pi_b_n at
+both ends, all weights of the segment are alike. Draws are a population at a time, asymptotically
+exact; their mean weight is unbiased for Z.
+
+References
+----------
+.. [1] Chen, Richter, Berner, Blessing, Neumann and Anandkumar, "Sequential controlled Langevin
+   diffusions", ICLR 2025, arXiv:2412.07081. Algorithm 1.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax, random
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from ppl import weights
+from ppl.energy import Energy, Position
+from ppl.sampler import Exactness, LearnedSampler, fraction, positive, size, where
+from samplers.langevin.mala import MALA
+from samplers.mcmc.metrics import Identity
+from samplers.mcmc.metropolis import all_finite
+from samplers.smc import feynman_kac as fk
+from samplers.trajectory.cmcd import AnnealedLangevin, Annealing, annealed_langevin, untrained
+from samplers.trajectory.control import small
+from samplers.trajectory.kernels import Look, Reward, flattened, score_steps, walk
+
+FLOOR = -1e5  # of log R in training, in nats
+
+
+class Particle(NamedTuple):
+    """Where a particle is and what the target is there; and the states of its last segment."""
+
+    x: Any
+    look: Look
+    trail: Any
+    trail_looks: Look
+
+
+class Level(Energy):
+    """pi_b of the n-th state, on vectors."""
+
+    kernels: AnnealedLangevin
+    n: Int[Array, ""]
+
+    @property
+    def template(self) -> jax.ShapeDtypeStruct:
+        return self.kernels.reward.target.template
+
+    def log_density(self, position: Float[Array, " d"]) -> Float[Array, ""]:
+        log_reward = self.kernels.reward.target.log_density(position)
+        return self.kernels.log_level(self.n, position, log_reward)
+
+
+class Segments(fk.FeynmanKac):
+    """From pi_0, segments of ``length`` steps; the row is the number of a segment's first step."""
+
+    kernels: AnnealedLangevin
+    length: int = eqx.field(static=True)
+
+    def start(self, rng_key: PRNGKeyArray, n: int) -> tuple[Particle, Float[Array, " n"]]:
+        x = jax.vmap(self.kernels.start)(random.split(rng_key, n))
+        look = jax.vmap(self.kernels.reward.with_gradient)(x)
+        trail = lambda leaf: jnp.repeat(leaf[:, None], self.length + 1, axis=1)
+        trails = jax.tree.map(trail, (x, look))
+        return Particle(x, look, *trails), jnp.zeros(n, x.dtype)
+
+    def advance(
+        self, rng_key: PRNGKeyArray, particles: Particle, row: Any
+    ) -> tuple[Particle, Float[Array, " n"]]:
+        key_walk, key_move = random.split(rng_key)
+        states, looks, log_pf, log_pb = walk(key_walk, self.kernels, particles.x, row, self.length)
+        assert looks is not None  # of guided kernels
+        log_g = self.log_potentials(row, states, looks, log_pf, log_pb)
+        x = self._moved(key_move, states[-1], row + self.length)
+        trail, trail_looks = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (states, looks))
+        look = jax.vmap(self.kernels.reward.with_gradient)(x)
+        return Particle(x, look, trail, trail_looks), log_g
+
+    def log_potentials(
+        self, row: Any, states: Array, looks: Look, log_pf: Array, log_pb: Array
+    ) -> Float[Array, " n"]:
+        """Log G of each particle; time is the leading axis."""
+        level = jax.vmap(self.kernels.log_level, (None, 0, 0))
+        before = level(row, states[0], looks.log_reward[0])
+        after = level(row + self.length, states[-1], looks.log_reward[-1])
+        return after - before + jnp.sum(log_pb - log_pf, axis=0)
+
+    def _moved(self, rng_key: PRNGKeyArray, x: Float[Array, "n d"], n: Any) -> Float[Array, "n d"]:
+        """One step of MALA at the level reached, as long as the last step of the segment."""
+        level = Level(kernels=self.kernels, n=n)  # pyright: ignore[reportCallIssue]
+        mala = MALA(step_size=self.kernels.length[n - 1], metric=Identity())
+        states = jax.vmap(mala.init, (None, None, 0))(rng_key, level, x)
+        keys = random.split(rng_key, len(x))
+        return jax.vmap(mala.step, (0, None, 0))(keys, level, states)[0].position
+
+
+class SCLDState(NamedTuple):
+    """What is learned, Adam's moments."""
+
+    learned: Annealing
+    optimizer: Any
+
+
+class SCLDInfo(NamedTuple):
+    """An update, judged by its population.
+
+    ``loss`` is the mean variance of a segment's log-weights; ``log_evidence`` that of the run, in
+    nats; ``ess`` the share of the particles that the last weights are worth; ``resampled`` how
+    often the population was, of the times that it could have been.
+    """
+
+    loss: Float[Array, ""]
+    log_evidence: Float[Array, ""]
+    ess: Float[Array, ""]
+    resampled: Float[Array, ""]
+    diverging: Bool[Array, ""]
+    num_evaluations: Int[Array, "2"]
+
+
+class SCLD(LearnedSampler):
+    """Sequential controlled Langevin diffusions: asymptotically exact.
+
+    Parameters
+    ----------
+    num_segments, steps_per_segment
+        How often the population may be resampled, and the Langevin steps in between.
+    num_updates
+        Adam updates; the learning rate falls to zero along a half cosine over them.
+    num_particles
+        Of an update.
+    ess_threshold
+        Share of the particles under which the population is resampled.
+    learning_rate
+        Of the first update.
+    scale, step_size, smallest, network, gradient_clip
+        As in `samplers.CMCD`.
+
+    Differences from the paper
+    --------------------------
+    One step of MALA after each segment, with the step size of the diffusion, in place of HMC with
+    ten leapfrog steps. No replay buffer, and no learned reference. Resampling is stratified.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"log_density", "gradient"})
+    exactness: ClassVar[Exactness] = "asymptotically exact"
+
+    num_segments: int = size("num_segments", default=8)
+    steps_per_segment: int = size("steps_per_segment", default=5)
+    num_updates: int = size("num_updates", default=500)
+    num_particles: int = size("num_particles", minimum=2, default=128)
+    ess_threshold: Float[Array, ""] = fraction("ess_threshold", default=0.3)
+    learning_rate: Float[Array, ""] = positive("learning_rate", default=2e-3)
+    scale: Float[Array, ""] = positive("scale", default=2.0)
+    step_size: Float[Array, ""] = positive("step_size", default=0.02)
+    smallest: Float[Array, ""] = positive("smallest", default=0.1)
+    network: Any = eqx.field(static=True, default=small)
+    gradient_clip: Float[Array, ""] = positive("gradient_clip", default=100.0)
+
+    @property
+    def draws_together(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """A population is one group."""
+        return self.batch_size
+
+    # Training --------------------------------------------------------------------------------
+
+    def init(self, rng_key: PRNGKeyArray, target: Energy) -> SCLDState:
+        template = flattened(target).template
+        learned = untrained(
+            rng_key, self.network, template.shape[0], self._num_steps, template.dtype
+        )
+        return SCLDState(learned, self._optimizer.init(eqx.filter(learned, eqx.is_inexact_array)))
+
+    def step(
+        self, rng_key: PRNGKeyArray, target: Energy, state: SCLDState
+    ) -> tuple[SCLDState, SCLDInfo]:
+        model = self._model(target, lax.stop_gradient(state.learned))
+        run = self._run(rng_key, model, self.num_particles, keep_path=True)
+        assert run.path is not None
+        # Time first within a segment; the first entry of the path is the start.
+        trails, looks = jax.tree.map(
+            lambda leaf: jnp.moveaxis(leaf[1:], 1, 2), (run.path.trail, run.path.trail_looks)
+        )
+        looks = looks._replace(log_reward=jnp.maximum(looks.log_reward, FLOOR))
+
+        def loss_of(learned: Annealing) -> Array:
+            model = self._model(target, learned)
+
+            def one(row: Array, states: Array, looks: Look) -> Array:
+                scores = score_steps(model.kernels, states, looks, row)
+                return jnp.var(model.log_potentials(row, states, looks, *scores))
+
+            return jnp.mean(jax.vmap(one)(self._rows, trails, looks))
+
+        loss, gradient = eqx.filter_value_and_grad(loss_of)(state.learned)
+        updates, optimizer = self._optimizer.update(gradient, state.optimizer)
+        updated = SCLDState(eqx.apply_updates(state.learned, updates), optimizer)
+        finite = all_finite((loss, eqx.filter(gradient, eqx.is_inexact_array)))
+        kept = where(finite, *(eqx.filter(s, eqx.is_array) for s in (updated, state)))
+        share = weights.ess(run.population.log_weights) / self.num_particles
+        resampled = jnp.mean(run.history.resampled.astype(share.dtype))
+        spent = jnp.array(self._cost(self.num_particles), jnp.int32)
+        return eqx.combine(kept, state), SCLDInfo(
+            loss, run.log_evidence, share, resampled, ~finite, spent
+        )
+
+    # Draws -----------------------------------------------------------------------------------
+
+    def draw(
+        self, rng_key: PRNGKeyArray, target: Energy, state: SCLDState, n: int
+    ) -> tuple[Position, Float[Array, " n"]]:
+        model = self._model(target, state.learned)
+        population = self._run(rng_key, model, n, keep_path=False).population
+        # Their mean is the run's estimate of Z.
+        log_weights = population.log_weights + population.log_evidence
+        return jax.vmap(model.kernels.reward.target.unravel)(population.particles.x), log_weights
+
+    def evaluations(self, n: int) -> tuple[int, int]:
+        return self._cost(n)
+
+    # Parts -----------------------------------------------------------------------------------
+
+    def _cost(self, n: int) -> tuple[int, int]:
+        """Of each segment: its steps, both ends of the move, and where the next one starts."""
+        number = n * (1 + self.num_segments * (self.steps_per_segment + 4))
+        return number, number
+
+    @property
+    def _num_steps(self) -> int:
+        return self.num_segments * self.steps_per_segment
+
+    @property
+    def _rows(self) -> Int[Array, " segment"]:
+        return jnp.arange(self.num_segments, dtype=jnp.int32) * self.steps_per_segment
+
+    def _model(self, target: Energy, learned: Annealing) -> Segments:
+        reward = Reward(flattened(target), self.gradient_clip)
+        kernels = annealed_langevin(reward, learned, self.scale, self.step_size, self.smallest)
+        return Segments(kernels, self.steps_per_segment)
+
+    def _run(self, rng_key: PRNGKeyArray, model: Segments, n: int, *, keep_path: bool) -> fk.Run:
+        resampler = fk.Resampler(self.ess_threshold)
+        return fk.run(rng_key, model, self._rows, n, resampler, keep_path=keep_path)
+
+    @property
+    def _optimizer(self) -> Any:
+        schedule = optax.cosine_decay_schedule(self.learning_rate, self.num_updates)
+        return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
