@@ -19,43 +19,18 @@ References
    arXiv:2201.11793.
 """
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ppl.energy import Energy, TargetError
+from ppl.energy import Energy
 from ppl.linear_operators import normal_like
 from ppl.sampler import share, size
+from samplers.diffusion.inverse.basis import Basis, require_basis
 from samplers.diffusion.inverse.chain import Chain, Rows, scheduled
 from samplers.diffusion.inverse.guided import batch_size, schedule
 from samplers.diffusion.inverse.problem import Problem, require_linear
 from samplers.diffusion.paths import NoisePath
 from samplers.diffusion.sampler import Silent
-
-
-class Basis:
-    """A problem along the singular vectors: what is seen of each coordinate, with which noise."""
-
-    def __init__(self, problem: Problem) -> None:
-        likelihood = problem.likelihood
-        svd: Any = likelihood.svd
-        self.problem, self.svd = problem, svd
-        values = svd.singular_values
-        self.seen = values > 0
-        divisor = jnp.where(self.seen, values, 1)
-        origin = jnp.zeros(problem.prior.point.shape, problem.prior.point.dtype)
-        self.data = svd.u_adjoint(problem.residual(origin)) / divisor
-        self.noise = likelihood.noise_std / divisor
-
-    def coefficients(self, z: Array) -> Array:
-        """``V' z``."""
-        return self.svd.v_adjoint(self.problem.prior.position(z))
-
-    def point(self, coefficients: Array) -> Array:
-        """``V c``."""
-        return self.problem.prior.flat(self.svd.v(coefficients))
 
 
 class DDRM(Chain):
@@ -90,7 +65,7 @@ class DDRM(Chain):
     def check(self, target: Energy) -> None:
         super().check(target)
         require_linear(target, "DDRM", noise=False, svd=True)
-        require_one_noise(target, "DDRM")
+        require_basis(target, "DDRM")
 
     def write(self, path: NoisePath) -> Rows:
         return scheduled(path, self.schedule, self.num_steps)
@@ -119,13 +94,3 @@ class DDRM(Chain):
     @property
     def evaluations_per_step(self) -> int:
         return 1
-
-
-def require_one_noise(target: Any, name: str) -> None:
-    """Raise where the observations have noises of their own: these do not go with one basis."""
-    noise = target.log_likelihood_fn.noise_std
-    if not (isinstance(noise, jax.Array) and noise.ndim == 0):
-        raise TargetError(
-            f"{name} works in singular vectors and takes one noise_std for all observations; got "
-            "one for each. Divide operator and observation by it"
-        )

@@ -1,0 +1,277 @@
+"""Monte Carlo guided diffusion (MCGDiff): particles held to the data at the level of their noise.
+
+Along the singular vectors of A = U diag(s) V' the data are d = U' y / s, with noise r = noise_std /
+s in units of x_0, coordinate by coordinate. The forward process adds noise of its own, and at the
+level kappa = tau a little below r the measurement is that of the chain,
+
+    d = z_tau + noise of variance e = r^2 - tau^2,     since  x_0 + tau eps + that noise ~ d
+
+so that the chain, seen there coordinate by coordinate, has the posterior as the law of its end. In
+the time before, particles are drawn and weighed by what they promise, with flat data in between:
+
+    g_t(z) = N(d; z, v_t),   v_t = kappa_t^2 - tau^2 + e     for coordinates whose tau is ahead
+    z' ~ N(m, w^2) g_t'(z') / n(m),   n(m) = N(d; m, w^2 + v_t')          m, w: the chain's own
+    log G = log n(m_t) - log g_t(z_t),   known at z_t, before the move
+
+A coordinate that has passed its tau, and those that A does not see, move as the chain does. Log Z
+is that of the chain, with all constants: an estimate of log p(y), whose exponential is unbiased.
+Asymptotically exact in the number of particles for what the chain draws, which DDPM's steps make
+too narrow by an error that falls with their number. It needs no derivative of the denoiser.
+
+**A cloud of N particles is not N independent draws.** Few ancestors at the highest levels are left
+when it arrives; several modes need many particles, and averages over independent runs
+(``num_chains=``) show what one cloud does not.
+
+Differences from the paper
+--------------------------
+The paper takes tau = r and a potential narrower than any noise (its kappa, 1e-4), and divides by it
+at the end, where the likelihood enters: those weights have no finite variance. Here the share
+``left`` of the variance of the data is left at tau, as a likelihood that they have; nothing is
+divided by, and the law is exact for any share. Noise below the end of the path is raised to it.
+
+References
+----------
+.. [1] Cardoso, Janati El Idrissi, Le Corff and Moulines, "Monte Carlo guided diffusion for Bayesian
+   linear inverse problems", ICLR 2024, arXiv:2308.07983. Algorithm 1 and section 3.
+"""
+
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import random
+from jax.scipy.stats import norm
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from ppl.energy import Energy, Position
+from ppl.sampler import Exactness, ParticleSampler, fraction, share, size
+from samplers.diffusion.inverse.basis import Basis, require_basis
+from samplers.diffusion.inverse.chain import Rows, moves
+from samplers.diffusion.inverse.guided import schedule
+from samplers.diffusion.inverse.problem import Problem, require_linear, require_prior
+from samplers.diffusion.sampler import Silent
+from samplers.diffusion.schedules import grid
+from samplers.smc import feynman_kac as fk
+
+MOST_INSERTED = 64  # levels of singular values that are added to those of the schedule
+
+
+class Held(NamedTuple):
+    """Particles as coefficients, and the mean and sd of the move that they are about to make."""
+
+    z: Float[Array, "n ..."]
+    mean: Float[Array, "n ..."]
+
+
+class HeldChain(fk.FeynmanKac):
+    """The model of the module, on the levels of ``rows``."""
+
+    problem: Problem
+    rows: Rows
+    left: Float[Array, ""]
+
+    # Coordinates --------------------------------------------------------------------------------
+
+    @property
+    def basis(self) -> Basis:
+        """Singular vectors."""
+        return Basis(self.problem)
+
+    def held(self) -> tuple[Array, Array]:
+        """Of each coordinate: the index of its level tau, -1 where nothing is seen, and e."""
+        basis, kappas = self.basis, self.rows.level.kappa
+        wanted = jnp.sqrt(1 - self.left.astype(kappas.dtype)) * basis.noise
+        # The first level that is low enough; a level inserted for it is so up to rounding.
+        low_enough = kappas <= wanted[..., None] * (1 + 1e-4)
+        last = len(kappas) - 1
+        index = jnp.where(jnp.any(low_enough, -1), jnp.argmax(low_enough, -1), last)
+        tau = kappas[index]
+        least = self.left.astype(kappas.dtype) * jnp.maximum(basis.noise, tau) ** 2
+        rest = jnp.maximum(basis.noise**2 - tau**2, least)
+        return jnp.where(basis.seen, index, -1), rest
+
+    def spread(self, index: Any) -> tuple[Array, Array]:
+        """Whether each coordinate is still to be held at this level, and v there."""
+        at, rest = self.held()
+        kappas = self.rows.level.kappa
+        kappa = kappas[jnp.minimum(index, len(kappas) - 1)]
+        ahead = index <= at
+        return ahead, jnp.where(ahead, kappa**2 - kappas[jnp.maximum(at, 0)] ** 2 + rest, 1.0)
+
+    def step(self, row: Rows) -> tuple[Array, Array]:
+        """Weight of the point and sd of the noise in a step of the chain."""
+        ratio = (row.next_kappa / row.level.kappa) ** 2
+        return ratio, row.next_kappa * jnp.sqrt(1 - ratio)
+
+    def promise(self, z: Array, row: Rows, index: Array) -> tuple[Array, Float[Array, " n"]]:
+        """Mean of the move from z, and the weight that is known before it."""
+        basis = self.basis
+        point = lambda c: self.problem.denoise(basis.point(c), row.level)
+        denoised = jax.vmap(lambda c: basis.coefficients(point(c)))(z)
+        ratio, sd = self.step(row)
+        mean = ratio * z + (1 - ratio) * denoised
+        (_, v), (ahead, after) = self.spread(index), self.spread(index + 1)
+        promised = norm.logpdf(basis.data, mean, jnp.sqrt(sd**2 + after))
+        kept = norm.logpdf(basis.data, z, jnp.sqrt(v))
+        axes = tuple(range(1, z.ndim))
+        return mean, jnp.sum(jnp.where(ahead, promised - kept, 0), axis=axes)
+
+    # The contract of the engine -----------------------------------------------------------------
+
+    def start(self, rng_key: PRNGKeyArray, n: int) -> tuple[Held, Float[Array, " n"]]:
+        first, basis = jax.tree.map(lambda x: x[0], self.rows), self.basis
+        kappa, index = first.level.kappa, jnp.zeros((), jnp.int32)
+        ahead, v = self.spread(index)
+        gain = jnp.where(ahead, kappa**2 / (kappa**2 + v), 0)
+        eps = random.normal(rng_key, (n, *basis.data.shape), kappa.dtype)
+        z = gain * basis.data + kappa * jnp.sqrt(1 - gain) * eps
+        seen = norm.logpdf(basis.data, 0, jnp.sqrt(kappa**2 + v))
+        constant = jnp.sum(jnp.where(ahead, seen, 0)) + basis.log_constant
+        mean, log_potentials = self.promise(z, first, index)
+        return Held(z, mean), log_potentials + constant
+
+    def advance(
+        self, rng_key: PRNGKeyArray, particles: Held, row: tuple[Rows, Rows, Array]
+    ) -> tuple[Held, Float[Array, " n"]]:
+        now, after, index = row
+        ahead, v = self.spread(index + 1)
+        _, sd = self.step(now)
+        gain = jnp.where(ahead, sd**2 / (sd**2 + v), 0)
+        eps = random.normal(rng_key, particles.z.shape, particles.z.dtype)
+        mean = particles.mean
+        z = gain * self.basis.data + (1 - gain) * mean + sd * jnp.sqrt(1 - gain) * eps
+        is_last = index == len(self.rows.next_kappa) - 1
+        mean, log_potentials = jax.lax.cond(
+            is_last,
+            lambda: (z, jnp.zeros(len(z), z.dtype)),
+            lambda: self.promise(z, after, index + 1),
+        )
+        return Held(z, mean), log_potentials
+
+
+class MCGDiffState(NamedTuple):
+    """The population and the number of steps taken."""
+
+    population: fk.Population
+    step: Int[Array, ""]
+
+
+class MCGDiffInfo(NamedTuple):
+    """A step: effective sample size, log-evidence and its error so far, and the count."""
+
+    ess: Float[Array, ""]
+    log_evidence: Float[Array, ""]
+    log_evidence_error: Float[Array, ""]
+    resampled: Bool[Array, ""]
+    num_evaluations: Int[Array, "2"]
+
+
+class MCGDiff(ParticleSampler):
+    """Monte Carlo guided diffusion: asymptotically exact, for operators with singular values.
+
+    Parameters
+    ----------
+    num_particles
+        Size of the population: thousands, where there are modes.
+    left
+        Share of the variance of the data that is left where a coordinate is held.
+    schedule, num_steps
+        As in `DiffusionSampler`. Levels at which coordinates are held are added, up to 64 of them;
+        beyond these a coordinate is held at the next level below, which is as exact.
+    resample_below
+        Resample where the effective sample size is at most this share of the particles.
+    resampling
+        ``"stratified"``, ``"systematic"``, ``"multinomial"``, ``"residual"`` or ``"ssp"``.
+
+    Raises
+    ------
+    TargetError
+        For a target that is no posterior under a diffusion prior, a likelihood that is not linear,
+        an operator without a real decomposition, and noise of zero.
+
+    Notes
+    -----
+    The draws of one run are one weighted cloud, not independent draws.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"denoise", "log_likelihood"})
+    exactness: ClassVar[Exactness] = "asymptotically exact"
+
+    num_particles: int = size("num_particles", minimum=2, default=1024)
+    left: Float[Array, ""] = fraction("left", default=0.05)
+    schedule: Silent = schedule()
+    num_steps: int = size("num_steps", minimum=2, default=200)
+    resample_below: Float[Array, ""] = share("resample_below", default=0.5)
+    resampling: str = eqx.field(static=True, default="stratified")
+    rows: Rows | None = None
+
+    def __check_init__(self) -> None:
+        fk.check_scheme(self.resampling)
+
+    def check(self, target: Energy) -> None:
+        require_prior(target, "MCGDiff")
+        require_linear(target, "MCGDiff", svd=True)
+        require_basis(target, "MCGDiff")
+
+    def resolve(self, target: Any) -> "MCGDiff":
+        path = target.prior.path
+        kappas = grid(path, self.schedule.value, self.num_steps - 1).kappa
+        noise = np.unique(np.asarray(Basis(Problem(target)).noise, np.float64))  # pyright: ignore[reportCallIssue]
+        wanted = np.sqrt(1 - float(self.left)) * noise
+        wanted = wanted[(wanted > kappas[-1]) & (wanted < kappas[0])]
+        # Nearer than this to each other or to the grid they are as good as the same.
+        far = lambda x, others: np.all(np.abs(np.log(others / x)) > 1e-3)
+        chosen: list[float] = []
+        for kappa in wanted:
+            if far(kappa, np.append(kappas, chosen)):
+                chosen.append(float(kappa))
+        if len(chosen) <= MOST_INSERTED:
+            kappas = np.sort(np.append(kappas, chosen))[::-1]
+        return replace(self, rows=moves(path, kappas))
+
+    def model(self, target: Any) -> HeldChain:
+        """The Feynman-Kac model."""
+        assert self.rows is not None, "resolve(target) first, as ppl.sample does"
+        problem = Problem(target)  # pyright: ignore[reportCallIssue]
+        dtype = problem.prior.point.dtype
+        rows = jax.tree.map(lambda x: jnp.asarray(x, dtype), self.rows)
+        return HeldChain(problem, rows, self.left)  # pyright: ignore[reportCallIssue]
+
+    def init(self, rng_key: PRNGKeyArray, target: Energy) -> MCGDiffState:
+        particles, log_potentials = self.model(target).start(rng_key, self.num_particles)
+        return MCGDiffState(fk.begin(particles, log_potentials), jnp.zeros((), jnp.int32))
+
+    def step(
+        self, rng_key: PRNGKeyArray, target: Energy, state: MCGDiffState
+    ) -> tuple[MCGDiffState, MCGDiffInfo]:
+        model, t = self.model(target), state.step
+        last = len(model.rows.next_kappa) - 1
+        now, after = (
+            jax.tree.map(lambda x: x[jnp.minimum(i, last)], model.rows)  # noqa: B023
+            for i in (t, t + 1)
+        )
+        resampler = fk.Resampler(self.resample_below, self.resampling)
+        population, info = fk.step(rng_key, model, state.population, (now, after, t), resampler)
+        # The driver counts steps: the call of the start is that of the last step, which has none.
+        spent = jnp.array([0, self.num_particles], jnp.int32)
+        return MCGDiffState(population, t + 1), MCGDiffInfo(
+            info.ess, info.log_evidence, fk.log_evidence_error(population), info.resampled, spent
+        )
+
+    def done(self, state: MCGDiffState) -> Bool[Array, ""]:
+        assert self.rows is not None
+        return (state.step >= len(self.rows.next_kappa)) | fk.is_dead(state.population)
+
+    def collect(
+        self, rng_key: PRNGKeyArray, target: Any, state: MCGDiffState, history: Any
+    ) -> tuple[Position, Float[Array, " n"], Float[Array, ""]]:
+        model, population = self.model(target), state.population
+        position = lambda c: model.problem.position(model.basis.point(c))
+        positions = jax.vmap(position)(population.particles.z)
+        return positions, population.log_weights, fk.log_evidence(population)
+
+    def log_evidence_error(self, history: dict[str, np.ndarray]) -> float | None:
+        return float(history["log_evidence_error"][-1])

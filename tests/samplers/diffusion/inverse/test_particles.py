@@ -1,0 +1,219 @@
+"""Particle methods on a Gaussian prior, where the law of the discretized chain is known.
+
+Both are linear-Gaussian state-space models there, and the Kalman filter says what they tend to as
+particles grow: moments, and for MCGDiff the evidence.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+import gaussian_inverse as g
+import ppl
+import samplers
+from agreement import t_limit, t_scores
+from samplers.diffusion.inverse.basis import Basis
+
+# Compiling takes longer than running here.
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
+RUNS = 24
+U, VALUES, VT = np.linalg.svd(g.A)
+SEEN = VT[:2]
+LOG_EVIDENCE = multivariate_normal.logpdf(
+    g.Y, g.A @ g.MEAN, g.A @ g.COVARIANCE @ g.A.T + g.NOISE**2 * np.eye(2)
+)
+
+
+def updated(law, row, data, variance):
+    """Law given one number, and its log-density."""
+    total = row @ law.covariance @ row + variance
+    gain, gap = law.covariance @ row / total, data - row @ law.mean
+    log_density = -0.5 * (gap**2 / total + np.log(2 * np.pi * total))
+    covariance = law.covariance - np.outer(gain, row @ law.covariance)
+    return g.Gaussian(law.mean + gain * gap, covariance), log_density
+
+
+def held(kappas, left):
+    """What MCGDiff draws from: the chain, each coordinate seen once at its level; and log p(y)."""
+    data, noise = (U.T @ g.Y) / VALUES, g.NOISE / VALUES
+    law, log_z = g.start(kappas[0]), -np.sum(np.log(VALUES))
+    index = [np.argmax(kappas <= np.sqrt(1 - left) * r * (1 + 1e-4)) for r in noise]
+    for k, (kappa, after) in enumerate(zip(kappas, np.append(kappas[1:], 0.0), strict=True)):
+        for i in range(2):
+            if index[i] == k:
+                law, more = updated(law, SEEN[i], data[i], noise[i] ** 2 - kappa**2)
+                log_z = log_z + more
+        ratio = (after / kappa) ** 2
+        step = g.IDENTITY.scaled(ratio) + g.denoiser(kappa).scaled(1 - ratio)
+        law = g.push(law, step, after**2 * (1 - ratio) * np.eye(g.D))
+    return law, log_z
+
+
+@pytest.fixture(scope="module")
+def target():
+    return g.problem()
+
+
+@pytest.fixture(scope="module")
+def clouds(target):
+    sampler = samplers.MCGDiff(num_particles=2048, num_steps=30)
+    drawn = ppl.sample(sampler, target, num_chains=RUNS, progress=False)
+    return sampler.resolve(target), drawn
+
+
+def estimates(drawn):
+    """Weighted means and second moments of each run."""
+    x, w = np.asarray(drawn["x"], np.float64), np.asarray(drawn.log_weights, np.float64)
+    w = np.exp(w - w.max(1, keepdims=True))
+    w = w / w.sum(1, keepdims=True)
+    products = np.einsum("rn,rni,rnj->rij", w, x, x)[:, *np.triu_indices(g.D)]
+    return np.concatenate([np.einsum("rn,rni->ri", w, x), products], axis=1)
+
+
+def moments(law):
+    return np.concatenate(
+        [law.mean, (law.covariance + np.outer(law.mean, law.mean))[np.triu_indices(g.D)]]
+    )
+
+
+def test_a_cloud_has_the_moments_of_the_chain_that_is_held(clouds):
+    sampler, drawn = clouds
+    limit = t_limit(g.NUM_CHECKS, RUNS - 1)
+    found = estimates(drawn)
+    law, _ = held(sampler.rows.level.kappa, 0.05)
+    assert np.all(np.abs(t_scores(found, moments(law))) < limit)
+    # Without weights, and at another noise, the moments are others.
+    x = np.asarray(drawn["x"], np.float64)
+    for wrong in (g.posterior(extra=0.3), g.Gaussian(g.MEAN, g.COVARIANCE)):
+        assert np.any(np.abs(t_scores(found, moments(wrong))) > limit)
+    assert x.shape == (RUNS, 2048, g.D)
+
+
+def test_the_evidence_is_that_of_the_chain_with_all_constants(clouds):
+    sampler, drawn = clouds
+    _, log_z = held(sampler.rows.level.kappa, 0.05)
+    found = np.exp(log_evidences(drawn) - log_z)
+    limit = t_limit(g.NUM_CHECKS, RUNS - 1)
+    assert abs(t_scores(found, 1.0)) < limit
+    # One normalization too few or too many.
+    for lost in (-0.5 * np.log(2 * np.pi), 0.5 * np.log(2 * np.pi)):
+        assert abs(t_scores(np.exp(log_evidences(drawn) - log_z - lost), 1.0)) > limit
+
+
+def log_evidences(drawn):
+    """One a run, from the history of the runs."""
+    return np.asarray(drawn.history["log_evidence"][:, -1], np.float64)
+
+
+def test_the_chain_that_is_held_tends_to_the_posterior_for_any_share_left(target):
+    for left in (0.5, 0.05, 0.001):
+        errors = []
+        for num in (50, 400):
+            sampler = samplers.MCGDiff(left=left, num_steps=num).resolve(target)
+            law, log_z = held(sampler.rows.level.kappa, left)
+            mean, ratio = g.bias(law, g.posterior())
+            errors.append([mean, abs(ratio - 1), abs(log_z - LOG_EVIDENCE)])
+        assert np.all(np.array(errors[1]) < [0.01, 0.03, 0.03])
+        assert errors[1][1] < 0.4 * errors[0][1]
+
+
+def test_the_levels_of_the_singular_values_are_on_the_grid(target):
+    sampler = samplers.MCGDiff(num_steps=30).resolve(target)
+    kappas = sampler.rows.level.kappa
+    assert len(kappas) == 32
+    for r in g.NOISE / VALUES:
+        assert np.min(np.abs(kappas / (np.sqrt(0.95) * r) - 1)) < 1e-6
+
+
+def test_an_observation_that_no_position_makes_is_in_the_evidence():
+    """A third row, the sum of the others, adds a number whose law is known."""
+    matrix = np.vstack([g.A, g.A.sum(0)])
+    y = np.append(g.Y, 0.9)
+    target = g.problem(matrix=matrix, observation=y)
+    from samplers.diffusion.inverse.problem import Problem
+
+    basis = Basis(Problem(target))
+    x = np.array([0.3, 0.1, -0.2, 0.5])  # log p(y | x) in two ways
+    gap = np.asarray(basis.data) - np.asarray(basis.coefficients(jnp.asarray(x)))
+    seen = np.asarray(basis.seen)
+    noise = np.asarray(basis.noise)[seen]
+    along = -0.5 * np.sum((gap[seen] / noise) ** 2) - np.sum(np.log(noise * np.sqrt(2 * np.pi)))
+    expected = multivariate_normal.logpdf(y, matrix @ x, g.NOISE**2 * np.eye(3))
+    assert along + float(basis.log_constant) == pytest.approx(expected, rel=1e-4)
+
+
+# FPS-SMC --------------------------------------------------------------------------------------
+
+
+def filtered(sampler, *, fresh=True):
+    """Mean and covariance over paths and particles, as the particles grow.
+
+    The Kalman filter's mean is affine in the noise of the path: it is followed together with the
+    offset of the data.
+    """
+    kappas, d = sampler.rows.level.kappa, g.D
+    noise = g.NOISE**2 * np.eye(2)
+    # The pair (mean, offset) is Gaussian over paths; `spread` is the filter's own covariance.
+    spread = kappas[0] ** 2 * np.eye(d)
+    joint = g.Gaussian(np.zeros(d + 2), np.zeros((d + 2, d + 2)))
+    joint.covariance[d:, d:] = kappas[0] ** 2 * g.A @ g.A.T
+
+    def update(joint, spread):
+        gain = spread @ g.A.T @ np.linalg.inv(g.A @ spread @ g.A.T + noise)
+        matrix = np.eye(d + 2)
+        matrix[:d, :d] -= gain @ g.A
+        matrix[:d, d:] = gain
+        offset = np.append(gain @ g.Y, [0.0, 0.0])
+        moved = g.Gaussian(matrix @ joint.mean + offset, matrix @ joint.covariance @ matrix.T)
+        return moved, spread - gain @ g.A @ spread
+
+    joint, spread = update(joint, spread)
+    for kappa, after in zip(kappas, sampler.rows.next_kappa, strict=True):
+        ratio, sd = np.sqrt(1 - 0.85**2) * after / kappa, 0.85 * after
+        step = g.IDENTITY.scaled(ratio) + g.denoiser(kappa).scaled(1 - ratio)
+        matrix = np.zeros((d + 2, d + 2))
+        matrix[:d, :d], matrix[d:, d:] = step.matrix, ratio * np.eye(2)
+        covariance = matrix @ joint.covariance @ matrix.T
+        covariance[d:, d:] += sd**2 * g.A @ g.A.T
+        joint = g.Gaussian(matrix @ joint.mean + np.append(step.offset, [0, 0]), covariance)
+        spread = step.matrix @ spread @ step.matrix.T + sd**2 * np.eye(d)
+        joint, spread = update(joint, spread)
+    between = joint.covariance[:d, :d] if fresh else 0.0
+    return g.Gaussian(joint.mean[:d], spread + between)
+
+
+def test_fps_draws_have_the_law_of_the_filter_over_paths(target):
+    sampler = samplers.FPSSMC(num_particles=128, num_steps=15, batch_size=2048)
+    draws = ppl.sample(sampler, target, num_samples=2048, progress=False)["x"]
+    resolved = sampler.resolve(target)
+    assert g.agrees(draws, filtered(resolved))
+    assert not g.agrees(draws, filtered(resolved, fresh=False))
+    assert not g.agrees(draws, g.posterior())
+
+
+def test_fps_believes_the_data_once_a_step(target):
+    """Its spread along the data falls with the number of steps, below that of the posterior."""
+    along = lambda law: np.sqrt(np.trace(g.A @ law.covariance @ g.A.T) / 2)
+    found = [along(filtered(samplers.FPSSMC(num_steps=n).resolve(target))) for n in (50, 1000)]
+    assert found[1] < found[0] < 0.5 * along(g.posterior())
+
+
+@pytest.mark.parametrize("name", ["MCGDiff", "FPSSMC"])
+def test_noise_of_zero_and_likelihoods_without_structure_are_refused(name):
+    sampler = getattr(samplers, name)()
+    with pytest.raises(ppl.TargetError, match=f"{name} needs noise_std > 0"):
+        ppl.sample(sampler, g.problem(noise=0.0))
+    plain = ppl.posterior(g.prior(), lambda x: -jnp.sum(x**2))
+    with pytest.raises(ppl.TargetError, match=f"{name} uses the structure of a linear"):
+        ppl.sample(sampler, plain)
+
+
+def test_mcgdiff_names_what_its_operator_lacks():
+    matrix = jnp.asarray(g.A, float)
+    likelihood = ppl.LinearGaussian(
+        lambda x: matrix @ x, jnp.asarray(g.Y), 0.3, template=jnp.zeros(4)
+    )
+    with pytest.raises(ppl.TargetError, match="MCGDiff works in the singular vectors.*has none"):
+        ppl.sample(samplers.MCGDiff(), ppl.posterior(g.prior(), likelihood))
