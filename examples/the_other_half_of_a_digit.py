@@ -22,7 +22,7 @@ import ppl
 import samplers
 
 smoke = os.environ.get("SMOKE") == "1"
-num_digits, num_draws, scale = (2, 8, 10) if smoke else (6, 64, 1)
+num_digits, num_draws, scale = (2, 8, 10) if smoke else (3, 64, 1)
 images = load_digits().images
 held_out = np.random.default_rng(0).permutation(len(images))[:449]
 truth = images[held_out[:num_digits]] / 8 - 1
