@@ -228,8 +228,12 @@ class ReverseChain(eqx.Module):
         return integrate.mean(particle.state, particle.denoised, step.row)
 
     def gain(self, step: Step) -> Float[Array, ""]:
-        """How far the mean moves when the denoised value does: dm / dD."""
-        return step.row.B[0, 0] * step.row.F * step.row.G[1]
+        """How far the mean moves when the denoised value does, and those before it as much.
+
+        A multistep solver extrapolates: by its weight of the last value alone, a move along a
+        gradient would overshoot.
+        """
+        return jnp.sum(step.row.B[0]) * step.row.G[1]
 
     def sd(self, step: Step) -> Float[Array, ""]:
         """Standard deviation of the noise of a step, 0 in the last one.

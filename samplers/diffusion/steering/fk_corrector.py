@@ -38,10 +38,9 @@ from samplers.diffusion.prior import DiffusionPrior
 from samplers.diffusion.rules import Rule
 from samplers.diffusion.sampler import Silent
 from samplers.diffusion.schedules import EDMSchedule
-from samplers.diffusion.solvers.dpm_pp import DPMSolverPP
 from samplers.diffusion.steering.chain import Particle, Plan, ReverseChain, ReverseModel, Step
 from samplers.diffusion.steering.composed import Composed, parts
-from samplers.diffusion.steering.sampler import Steered
+from samplers.diffusion.steering.sampler import ReverseSDE, Steered
 from samplers.diffusion.steering.tds import check_gradient
 from samplers.diffusion.steering.values import gained
 
@@ -165,9 +164,7 @@ class FKCorrector(Steered):
     needs_reward: ClassVar[bool] = False
 
     num_particles: int = size("num_particles", default=1024)
-    solver: Silent = eqx.field(
-        static=True, converter=Silent, default_factory=lambda: DPMSolverPP(tau=1.0)
-    )
+    solver: Silent = eqx.field(static=True, converter=Silent, default_factory=ReverseSDE)
     schedule: Silent = eqx.field(static=True, converter=Silent, default_factory=EDMSchedule)
     num_steps: int = size("num_steps", default=100)
     resample_below: Float[Array, ""] = share("resample_below", default=0.5)

@@ -37,10 +37,9 @@ from ppl.sampler import Exactness, share, size
 from samplers.diffusion.rules import Plain, Rule
 from samplers.diffusion.sampler import Silent
 from samplers.diffusion.schedules import EDMSchedule
-from samplers.diffusion.solvers.ddim import DDPM
 from samplers.diffusion.steering.chain import Particle, Plan, ReverseChain, ReverseModel, Step
 from samplers.diffusion.steering.potentials import POTENTIALS, Potential, check_potential
-from samplers.diffusion.steering.sampler import Steered
+from samplers.diffusion.steering.sampler import ReverseSDE, Steered
 from samplers.diffusion.steering.values import promised
 
 # The model --------------------------------------------------------------------------------------
@@ -92,7 +91,7 @@ class FKSteering(Steered):
     between
         The share of the steps at which the first and the last of the others may act.
     solver
-        With noise, such as `DDPM`, ``DDIM(eta=1.0)`` or ``DPMSolverPP(tau=1.0)``.
+        With noise, such as `DDPM` or ``DPMSolverPP(tau=1.0)``, the default.
     schedule
         See `samplers.diffusion.schedules`.
     num_steps
@@ -123,7 +122,7 @@ class FKSteering(Steered):
     value: Any = None
     every: int = size("every", default=1)
     between: tuple[float, float] = eqx.field(static=True, default=(0.0, 1.0))
-    solver: Silent = eqx.field(static=True, converter=Silent, default_factory=DDPM)
+    solver: Silent = eqx.field(static=True, converter=Silent, default_factory=ReverseSDE)
     schedule: Silent = eqx.field(static=True, converter=Silent, default_factory=EDMSchedule)
     num_steps: int = size("num_steps", default=100)
     resample_below: Float[Array, ""] = share("resample_below", default=0.5)

@@ -26,8 +26,7 @@ from ppl.sampler import DirectSampler, Exactness, nonnegative, size
 from samplers.diffusion.rules import Rule
 from samplers.diffusion.sampler import DiffusionSampler, Silent
 from samplers.diffusion.schedules import EDMSchedule
-from samplers.diffusion.solvers.ddim import DDPM
-from samplers.diffusion.steering.sampler import check_reward, prior_of
+from samplers.diffusion.steering.sampler import ReverseSDE, check_reward, prior_of
 from samplers.diffusion.steering.tds import Twisted, check_gradient
 from samplers.diffusion.tables import Table
 
@@ -53,7 +52,7 @@ class Guidance(DirectSampler):
     softening
         Divides the reward by 1 + softening kappa^2 / (1 + kappa^2); 0: the reward as it is.
     solver
-        Any, with noise or without.
+        Any, with noise or without; ``DPMSolverPP(tau=1.0)`` by default.
     schedule
         See `samplers.diffusion.schedules`.
     num_steps
@@ -71,7 +70,7 @@ class Guidance(DirectSampler):
 
     scale: Float[Array, ""] = nonnegative("scale", default=1.0)
     softening: Float[Array, ""] = nonnegative("softening", default=1.0)
-    solver: Silent = eqx.field(static=True, converter=Silent, default_factory=DDPM)
+    solver: Silent = eqx.field(static=True, converter=Silent, default_factory=ReverseSDE)
     schedule: Silent = eqx.field(static=True, converter=Silent, default_factory=EDMSchedule)
     num_steps: int = size("num_steps", default=100)
     table: Table | None = None

@@ -8,6 +8,7 @@ chain: ``E[exp(reward(x_0))]`` over what the solver draws, not over the law it a
 """
 
 from abc import abstractmethod
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -22,9 +23,14 @@ from ppl import weights
 from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import Exactness, ParticleSampler
 from samplers.diffusion.prior import DiffusionPrior
+from samplers.diffusion.solvers.dpm_pp import DPMSolverPP
 from samplers.diffusion.steering.chain import Plan, ReverseChain, ReverseModel, plan, why_no_density
 from samplers.diffusion.steering.mixture import ExactReverse, MixtureDenoiser
 from samplers.smc import feynman_kac as fk
+
+# The reverse equation to second order. With the noise of `DDPM` and half as many steps its Z is off
+# by less than the error of a thousand particles, where that of DDPM is off by some percent.
+ReverseSDE = partial(DPMSolverPP, tau=1.0)
 
 
 class SteeredState(NamedTuple):

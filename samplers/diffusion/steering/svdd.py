@@ -36,9 +36,8 @@ from ppl.sampler import Exactness, share, size
 from samplers.diffusion.rules import Plain, Rule
 from samplers.diffusion.sampler import Silent
 from samplers.diffusion.schedules import EDMSchedule
-from samplers.diffusion.solvers.ddim import DDPM
 from samplers.diffusion.steering.chain import Particle, Plan, ReverseChain, ReverseModel, Step
-from samplers.diffusion.steering.sampler import Steered
+from samplers.diffusion.steering.sampler import ReverseSDE, Steered
 from samplers.diffusion.steering.values import gained, promised
 
 
@@ -103,7 +102,7 @@ class SVDD(_Candidates):
         ``value(y, sigma) -> scalar``, for ``y = x_0 + sigma noise``: an approximation of the soft
         value; a module, if it has parameters. None: the reward of the denoised value.
     solver
-        With noise, such as `DDPM`, ``DDIM(eta=1.0)`` or ``DPMSolverPP(tau=1.0)``.
+        With noise, such as `DDPM` or ``DPMSolverPP(tau=1.0)``, the default.
     schedule
         See `samplers.diffusion.schedules`.
     num_steps
@@ -130,7 +129,7 @@ class SVDD(_Candidates):
     num_particles: int = size("num_particles", default=1024)
     num_candidates: int = size("num_candidates", default=10)
     value: Any = None
-    solver: Silent = eqx.field(static=True, converter=Silent, default_factory=DDPM)
+    solver: Silent = eqx.field(static=True, converter=Silent, default_factory=ReverseSDE)
     schedule: Silent = eqx.field(static=True, converter=Silent, default_factory=EDMSchedule)
     num_steps: int = size("num_steps", default=100)
     plan: Plan | None = None
@@ -149,7 +148,7 @@ class NestedSVDD(_Candidates):
         ``value(y, sigma) -> scalar``, for ``y = x_0 + sigma noise``: an approximation of the soft
         value; a module, if it has parameters. None: the reward of the denoised value.
     solver
-        With noise, such as `DDPM`, ``DDIM(eta=1.0)`` or ``DPMSolverPP(tau=1.0)``.
+        With noise, such as `DDPM` or ``DPMSolverPP(tau=1.0)``, the default.
     schedule
         See `samplers.diffusion.schedules`.
     num_steps
@@ -172,7 +171,7 @@ class NestedSVDD(_Candidates):
     num_particles: int = size("num_particles", default=256)
     num_candidates: int = size("num_candidates", default=5)
     value: Any = None
-    solver: Silent = eqx.field(static=True, converter=Silent, default_factory=DDPM)
+    solver: Silent = eqx.field(static=True, converter=Silent, default_factory=ReverseSDE)
     schedule: Silent = eqx.field(static=True, converter=Silent, default_factory=EDMSchedule)
     num_steps: int = size("num_steps", default=100)
     resample_below: Float[Array, ""] = share("resample_below", default=0.5)

@@ -43,7 +43,6 @@ from samplers.diffusion.integrate import State
 from samplers.diffusion.rules import Rule
 from samplers.diffusion.sampler import Silent
 from samplers.diffusion.schedules import EDMSchedule
-from samplers.diffusion.solvers.ddim import DDPM
 from samplers.diffusion.steering.chain import (
     Particle,
     Plan,
@@ -52,7 +51,7 @@ from samplers.diffusion.steering.chain import (
     Step,
     log_normal,
 )
-from samplers.diffusion.steering.sampler import Steered
+from samplers.diffusion.steering.sampler import ReverseSDE, Steered
 from samplers.diffusion.steering.values import gained, rewards
 
 # The twist --------------------------------------------------------------------------------------
@@ -169,7 +168,7 @@ class TDS(Steered):
         ``twist(position, sigma)``: log psi at a denoised position, differentiable, in place of the
         softened reward.
     solver
-        With noise, of a single stage: `DDPM`, ``DDIM(eta=1.0)``, ``DPMSolverPP(tau=1.0)``.
+        With noise, of a single stage: `DDPM`, or ``DPMSolverPP(tau=1.0)``, the default.
     schedule
         See `samplers.diffusion.schedules`.
     num_steps
@@ -202,7 +201,7 @@ class TDS(Steered):
     softening: Float[Array, ""] = nonnegative("softening", default=1.0)
     inflation: Float[Array, ""] = positive("inflation", default=1.0)
     twist: Callable[..., Any] | None = eqx.field(static=True, default=None)
-    solver: Silent = eqx.field(static=True, converter=Silent, default_factory=DDPM)
+    solver: Silent = eqx.field(static=True, converter=Silent, default_factory=ReverseSDE)
     schedule: Silent = eqx.field(static=True, converter=Silent, default_factory=EDMSchedule)
     num_steps: int = size("num_steps", default=100)
     resample_below: Float[Array, ""] = share("resample_below", default=0.5)

@@ -24,18 +24,11 @@ def chain(prior, solver, num_steps=6):
     return ReverseChain(prior, plan(prior.path, solver, s.EDMSchedule(), num_steps).cast(float))
 
 
-def name_of(value):
-    """Without the address that a function in a field prints: workers must collect the same."""
-    return type(value).__name__
-
-
 # Moves ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "solver",
-    [s.DDPM(), s.DPMSolverPP(2, tau=1.0), s.Heun(churn=5.0)],
-    ids=name_of,
+    "solver", [s.DDPM(), s.DPMSolverPP(2, tau=1.0), s.Heun(churn=5.0)], ids=str
 )
 def test_without_potentials_it_is_the_solver_to_the_last_digit(solver, unoptimized):
     prior = s.DiffusionPrior(EDM, toy_mixture.denoise, jnp.zeros(2))
@@ -57,11 +50,7 @@ def test_without_potentials_it_is_the_solver_to_the_last_digit(solver, unoptimiz
     assert not np.any(log_g)
 
 
-@pytest.mark.parametrize(
-    "solver",
-    [s.DDPM(), s.DPMSolverPP(2, tau=0.5), s.ERSDE()],
-    ids=name_of,
-)
+@pytest.mark.parametrize("solver", [s.DDPM(), s.DPMSolverPP(2, tau=0.5), s.ERSDE()], ids=str)
 def test_the_density_of_a_move_is_that_of_its_noise(solver):
     prior = s.DiffusionPrior(EDM, toy_mixture.denoise, jnp.zeros(2))
     model = PlainModel(chain(prior, solver))
@@ -77,12 +66,14 @@ def test_the_density_of_a_move_is_that_of_its_noise(solver):
     assert np.all(np.abs(noise.var(0) - 1) < 5 * np.sqrt(2 / 200))
 
 
-def test_the_gain_is_the_slope_of_the_mean_in_the_denoised_value():
+def test_the_gain_is_the_slope_of_the_mean_in_the_denoised_values():
     prior = s.DiffusionPrior(EDM, toy_mixture.denoise, jnp.zeros(2))
     model = PlainModel(chain(prior, s.DPMSolverPP(2, tau=1.0)))
     particles, _ = model.start(random.key(0), 3)
     step = jax.tree.map(lambda x: x[2], model.chain.steps)
-    moved = particles._replace(denoised=particles.denoised + 1)
+    history = tuple(value + 1 for value in particles.state.history)
+    state = particles.state._replace(history=history)
+    moved = particles._replace(denoised=particles.denoised + 1, state=state)
     slope = model.chain.mean(moved, step).x - model.chain.mean(particles, step).x
     np.testing.assert_allclose(slope, model.chain.gain(step), rtol=1e-4)
 
@@ -97,7 +88,7 @@ def test_the_gain_is_the_slope_of_the_mean_in_the_denoised_value():
         (s.DDIM(eta=0.5), None),
         (s.ExactReverse(), None),
     ],
-    ids=name_of,
+    ids=str,
 )
 def test_it_says_which_solvers_have_no_density(solver, why):
     got = why_no_density(plan(EDM, solver, s.EDMSchedule(), 8), solver)

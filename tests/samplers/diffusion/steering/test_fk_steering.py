@@ -26,9 +26,9 @@ def steering(num_particles=200, num_steps=20, **options):
     return s.FKSteering(num_particles=num_particles, num_steps=num_steps, **options)
 
 
-def scores(name, threshold, n=1000, *, drops=False, **options):
+def scores(name, threshold, n=1000, *, drops=False, num_steps=30, **options):
     target = two_modes.tilted(name, PATH)
-    model = steering(num_steps=30, **options).resolve(target).at(target)
+    model = steering(num_steps=num_steps, **options).resolve(target).at(target)
     found = two_modes.runs(random.key(0), model, n, RUNS, threshold, drops=jnp.asarray(drops))
     return np.abs(two_modes.scores(found, two_modes.TILTS[name][2]))
 
@@ -45,6 +45,14 @@ def test_draws_and_evidence_are_those_of_the_tilted_law(name, threshold):
 def test_dropping_the_weights_of_those_that_are_not_resampled_is_caught():
     """As published code does; the same program, with the weights, passes above."""
     assert np.max(scores("reward", 0.5, every=5, drops=True)) > 2 * LIMIT
+
+
+@pytest.mark.slow
+def test_a_solver_of_first_order_shows_in_the_evidence_and_one_of_second_does_not():
+    """With 25 steps of DDPM Z is 9 percent too high."""
+    options = {"n": 2000, "num_steps": 25, "schedule": s.EDMSchedule()}
+    assert scores("reward", 0.5, solver=s.DDPM(), **options)[3] > 2 * LIMIT
+    assert np.all(scores("reward", 0.5, solver=s.DPMSolverPP(tau=1.0), **options) < LIMIT)
 
 
 @pytest.mark.slow

@@ -26,9 +26,9 @@ def test_it_is_biased_also_where_tds_with_the_same_moves_is_not():
 
 def test_with_a_scale_of_zero_it_is_the_plain_solver():
     target = two_modes.tilted("reward")
-    plain = s.DiffusionSampler(s.DDPM(), num_steps=20).resolve(target.prior)
+    plain = s.DiffusionSampler(s.DPMSolverPP(tau=1.0), num_steps=20).resolve(target.prior)
     expected = plain.draw(random.key(0), target.prior, 8000)[0]
-    np.testing.assert_allclose(draws(scale=0.0), np.asarray(expected)[:, 0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(draws(scale=0.0), np.asarray(expected)[:, 0], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
