@@ -95,7 +95,9 @@ def test_a_run_counts_what_each_prior_is_asked():
 
 
 @pytest.mark.parametrize(
-    "solver", [s.DDIM(eta=0.5), s.Heun(churn=5.0), s.ERSDE(), s.ExactReverse()], ids=str
+    "solver",
+    [s.DDIM(eta=0.5), s.Heun(churn=5.0), s.ERSDE(), s.ExactReverse()],
+    ids=lambda solver: type(solver).__name__,
 )
 def test_a_solver_with_other_noise_is_refused(solver):
     law = two_modes.prior()
@@ -103,7 +105,11 @@ def test_a_solver_with_other_noise_is_refused(solver):
         ppl.sample(s.FKCorrector(solver=solver), law, progress=False)
 
 
-@pytest.mark.parametrize("solver", [s.DDPM(), s.DDIM(eta=1.0), s.DPMSolverPP(3, tau=1.0)], ids=str)
+@pytest.mark.parametrize(
+    "solver",
+    [s.DDPM(), s.DDIM(eta=1.0), s.DPMSolverPP(3, tau=1.0)],
+    ids=lambda solver: type(solver).__name__,
+)
 def test_solvers_of_the_reverse_equation_are_not(solver):
     s.FKCorrector(solver=solver).check(two_modes.prior())
 
