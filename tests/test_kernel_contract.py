@@ -51,6 +51,7 @@ OTHER_TARGETS = {
     "DiffusionSampler",
     "EllipticalSlice",
     "FPSSMC",
+    "GFlowNet",
     "Gibbs",
     "IndependenceMetropolis",
     "MCGDiff",

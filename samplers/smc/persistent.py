@@ -219,7 +219,8 @@ class PersistentSMC(AlongPath):
         if not isinstance(found, Tracer) and not np.isfinite(np.asarray(found)).any():
             start = jax.tree.map(lambda x: x[0], state.positions)
             raise TargetError(why_dead(path, start, found[0], "PersistentSMC"))
-        num = int(state.step) + 1
+        # Inside a compiled function the rows that are not there stay, without weight.
+        num = len(found) if isinstance(found, Tracer) else int(state.step) + 1
         log_weights = log_mixture_weights(state, jnp.ones((), found.dtype))[:num].ravel()
         positions = jax.tree.map(lambda x: x[:num].reshape(-1, *x.shape[2:]), state.positions)
         return positions, log_weights, state.log_evidences[state.step]

@@ -141,7 +141,7 @@ class AdjointSampling(LearnedSampler):
         now = state.updates % self.every == 0
 
         def simulated() -> tuple[Buffer, Array]:
-            paths, scores = forward_paths(key_paths, lax.stop_gradient(kernels), self.num_paths)
+            paths, scores = forward_paths(key_paths, kernels, self.num_paths)
             x = paths.states[-1]
             looks = jax.vmap(kernels.reward.with_gradient)(x)
             good = jnp.isfinite(looks.log_reward)
