@@ -27,11 +27,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax, random
+from jax import random
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ppl.energy import Position
+from ppl.sampler import where
 from samplers.diffusion import integrate
 from samplers.diffusion.integrate import State
 from samplers.diffusion.paths import Level, NoisePath
@@ -214,11 +215,9 @@ class ReverseChain(eqx.Module):
         for k in range(1, self.plan.calls_per_step):
             row = jax.tree.map(lambda x: x[k], step.rows)  # noqa: B023
 
-            def stage(state: State, carry: PyTree, row: Rows = row) -> tuple[State, PyTree]:
-                denoised, carry = self.denoise(state, carry, row, rule)
-                return integrate.advance(rng_key, state, denoised, row), carry
-
-            state, carry = lax.cond(step.real[k], stage, lambda *same: same, state, carry)
+            denoised, remembered = self.denoise(state, carry, row, rule)
+            moved = integrate.advance(rng_key, state, denoised, row)
+            state, carry = where(step.real[k], (moved, remembered), (state, carry))
         return state, carry
 
     # Moves of a single row ----------------------------------------------------------------------
@@ -354,14 +353,11 @@ class ReverseModel(FeynmanKac):
 
     def arrived(self, state: State, carry: PyTree, step: Step) -> Particle:
         """Particles at the end of a step: denoised for the next one, or clean."""
-
-        def clean() -> tuple[Array, PyTree]:
-            return state.x / step.end.alpha, carry
-
-        def noisy() -> tuple[Array, PyTree]:
-            return self.chain.denoise(state, carry, step.after, self.rule)
-
-        denoised, carry = lax.cond(step.is_last, clean, noisy)
+        # No cond: with a step for each of several runs, as the driver has it, JAX would copy all
+        # that is closed over for each run, the network's weights too, and products get slow.
+        clean = state.x / step.end.alpha, carry
+        noisy = self.chain.denoise(state, carry, step.after, self.rule)
+        denoised, carry = where(step.is_last, clean, noisy)
         return Particle(state, denoised, carry, ())
 
 

@@ -29,11 +29,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from ppl.energy import Energy
-from ppl.sampler import Exactness, share, size
+from ppl.sampler import Exactness, share, size, where
 from samplers.diffusion.rules import Plain, Rule
 from samplers.diffusion.sampler import Silent
 from samplers.diffusion.schedules import EDMSchedule
@@ -62,12 +61,10 @@ class FKModel(ReverseModel):
     def potential(
         self, before: Particle, after: Particle, step: Step
     ) -> tuple[PyTree, Float[Array, " n"]]:
-        def act() -> tuple[Array, PyTree]:
-            rewards = promised(self.target, self.chain, self.value, after, step)
-            return jax.vmap(self.potentials, (0, 0, None))(before.memory, rewards, step.is_last)
-
-        idle = lambda: (jnp.zeros(len(after.x), after.x.dtype), before.memory)
-        log_g, memory = lax.cond(self.active[step.index], act, idle)
+        rewards = promised(self.target, self.chain, self.value, after, step)
+        paid = jax.vmap(self.potentials, (0, 0, None))(before.memory, rewards, step.is_last)
+        idle = jnp.zeros(len(after.x), after.x.dtype), before.memory
+        log_g, memory = where(self.active[step.index], paid, idle)
         return memory, log_g
 
 

@@ -141,8 +141,8 @@ class TDSModel(ReverseModel):
     def potential(
         self, before: Particle, after: Particle, step: Step
     ) -> tuple[PyTree, Float[Array, " n"]]:
-        reward = lambda: rewards(self.rule.target, self.chain, after.denoised)
-        now = lax.cond(step.is_last, reward, lambda: after.carry.log_psi)
+        reward = rewards(self.rule.target, self.chain, after.denoised)
+        now = jnp.where(step.is_last, reward, after.carry.log_psi)
         return (), gained(now, before.carry.log_psi)
 
 
