@@ -206,7 +206,7 @@ def forward_kl(scores: Scores) -> Float[Array, ""]:
 
 def require_complete(scores: Scores, name: str) -> None:
     """Raise where a path is known to be incomplete; inside a trace such a path is left out."""
-    if not isinstance(scores.complete, Tracer) and not np.all(scores.complete):
+    if not isinstance(scores.complete, Tracer) and not np.asarray(scores.complete).all():
         lacking = int(np.sum(~np.asarray(scores.complete)))
         raise ValueError(
             f"{name} needs paths that end in an object of the target; got "
