@@ -16,6 +16,7 @@ name in `SETTINGS`; all problems of a case run in one compiled program.
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,8 +78,8 @@ def available(num_draws: int = NUM_DRAWS) -> dict[str, Sampler]:
     made = {}
     for name, settings in SETTINGS.items():
         if name in samplers.__all__:
-            fields = getattr(samplers, name).__dataclass_fields__
-            together = {"batch_size": num_draws} if "batch_size" in fields else {}
+            given = {field.name for field in fields(getattr(samplers, name)) if field.init}
+            together = {"batch_size": num_draws} if "batch_size" in given else {}
             made[name] = getattr(samplers, name)(**together, **settings)
     return made
 
