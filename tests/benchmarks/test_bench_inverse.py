@@ -18,6 +18,7 @@ def table(case):
     return bench.calibration(methods, case)
 
 
+@pytest.mark.slow
 def test_exact_draws_are_calibrated(table):
     row = table.loc["exact"]
     assert row["calibrated"]
@@ -26,6 +27,7 @@ def test_exact_draws_are_calibrated(table):
     assert row["crps ratio"] == 1
 
 
+@pytest.mark.slow
 def test_broken_twins_are_not(table):
     narrow, shifted = table.loc["narrow"], table.loc["shifted"]
     assert not narrow["calibrated"]

@@ -163,6 +163,7 @@ def test_data_that_the_prior_is_computed_from_are_counted_twice():
     assert "data count more than once" in result.verdict
 
 
+@pytest.mark.slow
 def test_a_generator_shows_what_a_wrong_model_does():
     """The fitted model holds its data in a factor, and takes the variance for the scale."""
 
@@ -187,6 +188,7 @@ def test_quantities_of_the_users_own():
     assert result.passed is True
 
 
+@pytest.mark.slow
 def test_without_enough_simulations_there_is_no_pass():
     result = calibrated(num_simulations=30)
     assert result.passed is None
@@ -242,6 +244,7 @@ def test_ties_are_broken_at_random():
     assert len(np.unique(u)) == 200
 
 
+@pytest.mark.slow
 def test_what_never_varies_is_no_quantity():
     result = calibrated(quantities=lambda values: {"three": jnp.asarray(3.0)}, num_simulations=5)
     assert "three" not in result.ranks
@@ -302,6 +305,7 @@ class Own:
         return z, target
 
 
+@pytest.mark.slow
 def test_an_own_simulator_with_a_random_walk():
     """A real chain on a density written by hand: right, and with its Jacobian added twice."""
     options = {"num_chains": 4, "num_samples": 500, "num_warmup": 100, "progress": False}
@@ -333,6 +337,7 @@ def test_posterior_calibration_starts_from_the_posterior_of_the_data(sampler, pa
     assert result.about["around_data"]
 
 
+@pytest.mark.slow
 def test_an_improper_prior_can_be_calibrated_around_its_data():
     def flat(y):
         mu = numpyro.sample("mu", dist.ImproperUniform(constraints.real, (), ()))
@@ -393,6 +398,7 @@ def test_a_killed_calibration_goes_on_where_it_was(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_samplers_that_are_no_chains_go_on_too(tmp_path):
     importance = samplers.ImportanceSampling(num_particles=256)
     options = {"num_samples": None, "num_warmup": None, "num_simulations": 4}

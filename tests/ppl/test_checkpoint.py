@@ -215,6 +215,7 @@ def _kill_and_resume(tmp_path: Path, kills: int, num_samples: int, seconds: floa
     assert whole.num_evaluations == killed.num_evaluations
 
 
+@pytest.mark.slow
 def test_a_process_killed_twice_ends_with_the_same_draws(tmp_path):
     _kill_and_resume(tmp_path, kills=2, num_samples=20_000, seconds=6.0)
 

@@ -375,6 +375,7 @@ def test_compare_runs_samplers_by_name_and_says_which_to_use(run, folder):
     assert "exists and is not empty" in err
 
 
+@pytest.mark.slow
 def test_compare_exits_by_whether_a_sampler_can_be_used(run):
     code, out, _ = run(*COMPARE[:3], "ULA,MCLMC", *COMPARE[4:], "--budget", 3000, "--seeds", 1)
     assert code == commands.NOT_TRUSTED
@@ -382,6 +383,7 @@ def test_compare_exits_by_whether_a_sampler_can_be_used(run):
     assert "there is no exact sampler to hold it against" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_compare_certifies_a_reference_by_two_samplers(run, monkeypatch):
     monkeypatch.setattr(ppl.reference, "DRAWS", 3000, raising=False)
     arguments = ["--reference", "RandomWalk,MALA", "--budget", 3000, "--seeds", 1]

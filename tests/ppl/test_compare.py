@@ -173,6 +173,7 @@ def test_every_sampler_gets_the_same_keys_and_the_same_key_the_same_table(gaussi
     assert (first["x"][:, -1] != second["x"][:, -1]).all()
 
 
+@pytest.mark.slow
 def test_seconds_are_a_budget_too():
     entered = {"MALA": samplers.MALA(), "exact": samplers.ExactDraws()}
     found = ppl.compare(Gaussian(3), entered, 0, ppl.elapsed(0.5), num_seeds=2, **QUIET)
@@ -465,6 +466,7 @@ def test_the_page_says_what_the_table_says(gaussian, tmp_path):
     assert page.titles == [*titles, "Do the samplers agree?", "How to repeat it"]
 
 
+@pytest.mark.slow
 def test_a_page_without_a_reference_or_a_recommendation(two_modes, tmp_path):
     page = Page(two_modes.report(tmp_path / "page.html").read_text("utf-8"))
     assert "How right" not in page.titles

@@ -41,6 +41,7 @@ def test_the_tuned_sampler_goes_on_with_its_program_and_stays_as_it_is(first, co
     assert second["x"].shape == (4, 400, 2)
 
 
+@pytest.mark.slow
 def test_both_parts_together_are_one_long_run(first):
     second = third = further(first)
     third = further(second)

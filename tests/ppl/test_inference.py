@@ -395,5 +395,6 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_chains_over_four_devices_draw_what_one_device_draws():
     subprocess.run([sys.executable, "-c", SHARDED], check=True, timeout=120)

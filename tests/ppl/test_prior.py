@@ -68,6 +68,7 @@ def test_samplers_draw_from_the_prior_of_a_model_with_data(name):
         assert abs(draws.log_evidence.value) < 5 * draws.log_evidence.std_error
 
 
+@pytest.mark.slow
 def test_the_posterior_is_not_mistaken_for_the_prior():
     draws = ppl.sample(samplers.Laplace(), WITH_DATA, num_samples=8000, progress=False)
     assert agrees(draws) != []

@@ -34,6 +34,7 @@ def by_hand(path):
     return log_prior, log_likelihood
 
 
+@pytest.mark.slow
 def test_the_density_of_a_path_is_that_of_its_steps_and_of_the_data_that_are_there():
     path = np.random.default_rng(0).normal(size=(6, 2))
     np.testing.assert_allclose(MODEL.log_parts(jnp.asarray(path)), by_hand(path), rtol=1e-5)

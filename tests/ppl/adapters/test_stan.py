@@ -93,6 +93,7 @@ def test_values_have_stans_shapes_and_order():
     assert float(energy.log_jacobian(x)) == pytest.approx(0.3, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_samplers_draw_from_it():
     draws = ppl.sample(
         samplers.MALA(), target(), rng_key=0, num_samples=1500, num_warmup=300, progress=False

@@ -62,7 +62,11 @@ def ratios(found, log_z):
 
 @pytest.mark.parametrize(
     ("num_particles", "lower", "upper"),
-    [(4, -1.428, -0.857), (16, -1.177, -1.045), (64, -1.117, -1.079)],
+    [
+        pytest.param(4, -1.428, -0.857, marks=pytest.mark.slow),
+        (16, -1.177, -1.045),
+        pytest.param(64, -1.117, -1.079, marks=pytest.mark.slow),
+    ],
 )
 def test_bounds_of_the_chain_are_the_known_ones(num_particles, lower, upper):
     found = log_evidence_bounds(steered(num_particles), TARGET, EXACT, num_repeats=600)
@@ -83,6 +87,7 @@ def test_draws_that_are_not_exact_are_caught():
     assert abs(ratios(found, np.log(Z))[1]) > LIMIT
 
 
+@pytest.mark.slow
 def test_an_ordinary_run_is_no_bound_from_above(monkeypatch):
     ordinary = twisted.TwistedSMC.log_evidence_of
     monkeypatch.setattr(
@@ -261,6 +266,7 @@ def test_new_rewards_and_new_draws_compile_nothing(compilations):
     assert count.compilations == 0
 
 
+@pytest.mark.slow
 def test_a_single_draw_serves_all_runs():
     found = log_evidence_bounds(steered(4), TARGET, EXACT[0], num_repeats=8)
     assert len(set(found.conditional_runs)) > 4

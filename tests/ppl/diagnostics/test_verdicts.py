@@ -190,6 +190,7 @@ def test_a_wrong_kernel_is_told_what_to_look_for():
     assert not verdict.table.loc["virial p-value", "passed"]
 
 
+@pytest.mark.slow
 def test_good_chains_are_seldom_accused():
     """The share of good, correlated chains that is accused by their gradient is small."""
     target, accused = gaussian(2), 0

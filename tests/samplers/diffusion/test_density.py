@@ -66,6 +66,7 @@ def test_a_posterior_under_it_has_a_density(unoptimized):
     assert {"log_density", "log_parts", "gradient", "denoise"} <= target.offers
 
 
+@pytest.mark.slow
 def test_a_run_that_takes_too_long_is_not_a_number(unoptimized):
     assert np.isnan(prior(max_steps=2).log_density(jnp.asarray(POSITIONS[0], jnp.float32)))
 

@@ -39,6 +39,7 @@ def test_one_row_a_sweep_is_exact_whatever_the_tolerance(x64):
     assert sweeps <= len(rows.F)
 
 
+@pytest.mark.slow
 def test_a_sampler_takes_it_by_its_window():
     prior = s.DiffusionPrior(PATH, toy_mixture.denoise, jnp.zeros(2))
     draws = [

@@ -81,6 +81,7 @@ def test_reflow_straightens_the_paths_and_keeps_the_coupling():
     assert near < far / 2, (near, far)
 
 
+@pytest.mark.slow
 def test_pairs_that_were_torn_apart_do_not_straighten():
     """The broken twin: data with the noise of other rows is the first flow again."""
     noise, data = couple(random.key(0), FLOW, 5000)

@@ -34,6 +34,7 @@ STOCHASTIC = {
 }
 
 
+@pytest.mark.slow
 def test_stochastic_solvers_in_20_steps_come_near_ddpm_in_100_which_ddpm_in_20_does_not():
     """Sliced Wasserstein distance to exact draws, up to twice the floor of other exact draws.
 

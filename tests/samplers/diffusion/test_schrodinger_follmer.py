@@ -127,6 +127,7 @@ def test_evaluations_are_counted(run):
     assert draws.num_evaluations == (one, gradients)
 
 
+@pytest.mark.slow
 def test_rounds_bring_the_ensemble_to_a_target_far_from_the_reference():
     """Mean 2.5, sd 0.2: of 256 draws of N(0, I), none are near."""
     target = ppl.from_log_density(lambda x: -0.5 * jnp.sum(((x - 2.5) / 0.2) ** 2), jnp.zeros(2))

@@ -90,6 +90,7 @@ def test_the_loss_is_least_squares_of_what_the_network_predicts(kind, x64):
         assert abs(wrong.loss(denoiser, x0, t, noise, None, sd) / ours[0] - 1) > 0.01
 
 
+@pytest.mark.slow
 def test_the_preconditioned_loss_asks_the_same_of_the_network_at_every_level(x64):
     """Under EDM's weight it is least squares on F, whose target has variance one."""
     target = data(20_000)
@@ -251,6 +252,7 @@ def test_the_trained_denoiser_comes_near_the_exact_one(kind):
     assert max(found.values()) < 0.05, found
 
 
+@pytest.mark.slow
 def test_draws_have_the_law_of_the_data_and_the_prior_is_saved(tmp_path, compilations):
     network = partial(samplers.MLP, width=64, depth=2)
     solver = samplers.DiffusionSampler(samplers.DPMSolverPP(order=2), num_steps=15)
@@ -281,6 +283,7 @@ def test_draws_have_the_law_of_the_data_and_the_prior_is_saved(tmp_path, compila
     np.testing.assert_array_equal(more["x"], same["x"])
 
 
+@pytest.mark.slow
 def test_positions_may_be_trees_and_labels_become_conditions():
     """Two classes far apart: the condition names one, without it both appear by their shares."""
     labels = (np.arange(400) % 4 == 0).astype(int)
@@ -328,6 +331,7 @@ def test_what_does_not_fit_is_refused_before_compilation(options, rows, message)
         ppl.sample(sampler, ppl.from_samples(rows), progress=False)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_updates_nothing():
     target = ppl.from_samples(jnp.full((50, 2), jnp.nan))
     sampler = DenoisingDiffusion(small, num_rows=16).resolve(target)

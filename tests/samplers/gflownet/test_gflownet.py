@@ -61,6 +61,7 @@ def test_a_trained_one_is_saved_and_draws_again(drawn, tmp_path):
     assert draws.log_evidence.value == pytest.approx(np.log(22.4), abs=0.02)
 
 
+@pytest.mark.slow
 def test_it_learns_from_objects_of_a_buffer_and_counts_the_rewards_of_their_search(unoptimized):
     gflownet = GFlowNet(
         objective=samplers.SubTrajectoryBalance(),

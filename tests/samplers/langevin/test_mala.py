@@ -78,6 +78,7 @@ def test_warm_up_reaches_the_acceptance_it_is_asked_for():
     np.testing.assert_allclose(scales, [1.0, 10.0, 0.1], rtol=0.2)
 
 
+@pytest.mark.slow
 def test_warm_up_arrives_on_a_hierarchical_model_from_jittered_starts():
     """Windows that quadruple left each of these chains with a metric of its way in: R-hat 1.6."""
     target = ppl.from_numpyro(rats.model, **rats.data())

@@ -80,6 +80,7 @@ def test_training_approaches_the_smoothed_law_and_its_denoiser():
     assert jump < 0.1
 
 
+@pytest.mark.slow
 def test_energies_that_are_pulled_the_wrong_way_are_caught(monkeypatch):
     monkeypatch.setattr(walk_jump, "contrast_of", lambda law, z, walks: -contrast_of(law, z, walks))
     sampler = replace(SAMPLER, num_updates=60)
@@ -105,6 +106,7 @@ def test_draws_are_sequences_like_those_of_the_data():
     assert (draws.history["acceptance_rate"] > 0.8).all()
 
 
+@pytest.mark.slow
 def test_another_kernel_walks_as_well():
     sampler = WalkJump(walk=samplers.MALA(0.3), num_updates=2, num_rows=4, num_steps=3)
     draws = ppl.sample(sampler, ppl.from_samples(rows()), num_samples=5, progress=False)

@@ -103,6 +103,7 @@ def test_a_jump_with_another_noise_is_caught(monkeypatch):
     assert not agrees(scores(kernel, known(), num_steps=60, variant="jump"))
 
 
+@pytest.mark.slow
 def test_a_walk_with_another_noise_is_caught(monkeypatch):
     right = SmoothedSequences.log_density
     monkeypatch.setattr(
@@ -112,6 +113,7 @@ def test_a_walk_with_another_noise_is_caught(monkeypatch):
     assert not agrees(scores(kernel, known(), num_steps=60, variant="walk"))
 
 
+@pytest.mark.slow
 def test_the_likeliest_letters_have_the_law_of_jumps_from_exact_walks():
     """Biased, by a total variation of 0.13 at a sigma of 1, and no more and no less than known."""
     kernel = WalkJumpGibbs(sigma=1.0, walk=MALA, num_steps=5, argmax=True)

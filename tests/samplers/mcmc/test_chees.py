@@ -124,6 +124,7 @@ def test_few_chains_are_refused_with_what_to_write(draws):
     assert few["x"].shape == (2, 5, 5)
 
 
+@pytest.mark.slow
 def test_eight_schools_agrees_with_its_reference():
     module, data, reference = load("eight_schools-eight_schools_noncentered")
     target = ppl.from_numpyro(module.model, **data)

@@ -55,6 +55,7 @@ def pooled(y):
         numpyro.sample("y", dist.Normal(theta, 1.0), obs=y)
 
 
+@pytest.mark.slow
 def test_sites_of_a_model_that_are_jointly_normal_are_a_gaussian_prior():
     """Positions are flattened by name: mu, then theta. All have the prior mean 1."""
     y = np.array([2.0, 0.0, 5.0])

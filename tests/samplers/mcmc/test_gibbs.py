@@ -155,6 +155,7 @@ def test_elements_of_a_plate_are_drawn_at_once_and_always_accepted(assigned):
     assert spent == 3 + 3  # the walk and its two refreshments; two values and a test
 
 
+@pytest.mark.slow
 def test_conditionals_that_forget_the_prior_are_caught(monkeypatch):
     """With the test switched off, or it would mend them."""
 
@@ -169,6 +170,7 @@ def test_conditionals_that_forget_the_prior_are_caught(monkeypatch):
     assert beyond(draws) != []
 
 
+@pytest.mark.slow
 def test_wrong_conditionals_are_mended_by_the_test(monkeypatch):
     def wrong(target, name, position):
         z = position[name]
@@ -190,6 +192,7 @@ def chained(y):
         numpyro.sample("y", dist.Normal(z - 1.0 + level, 1.0), obs=y)
 
 
+@pytest.mark.slow
 def test_elements_that_depend_on_each_other_are_drawn_one_by_one():
     y = np.array([-1.0, 0.5, 1.0])
     target = ppl.from_numpyro_mixed(chained, y)
@@ -292,6 +295,7 @@ def test_a_model_whose_latent_sites_are_all_discrete_is_refused():
         ppl.from_numpyro_mixed(coin, 1.0)
 
 
+@pytest.mark.slow
 def test_the_density_is_the_joint_one_and_the_prior_can_be_drawn():
     z = jnp.array([0, 1, 1, 0, 1])
     position = {"weight": jnp.zeros(()), "z": z}

@@ -34,6 +34,7 @@ def cauchy_draws(key, n):
     return random.normal(key_x, (n, DIMENSION)) / scale
 
 
+@pytest.mark.slow
 def test_gibbsian_polar_slice_leaves_the_banana_invariant():
     assert agrees(scores(GibbsianPolarSlice(width=2.0), banana()))
 
@@ -88,6 +89,7 @@ def test_the_autocorrelation_time_on_the_cauchy_is_the_published_one():
     assert not infos.exhausted.any()
 
 
+@pytest.mark.slow
 def test_quantiles_of_the_funnel_down_its_neck():
     target = Funnel(10)
     kernel = GibbsianPolarSlice(width=5.0).resolve(target)

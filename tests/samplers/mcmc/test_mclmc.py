@@ -57,6 +57,7 @@ def test_a_force_that_is_too_strong_is_caught(monkeypatch):
     assert abs(bias + 0.022) > 5 * standard_error + 0.002
 
 
+@pytest.mark.slow
 def test_warm_up_reaches_the_energy_error_and_the_scales():
     known = gaussian(np.logspace(-1, 1, 6), 0.5)
     draws = ppl.sample(MCLMC(), known.target, rng_key=0, num_samples=1000, progress=False)

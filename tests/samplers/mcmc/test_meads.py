@@ -88,6 +88,7 @@ def draws():
     return ppl.sample(samplers.MEADS(), TARGET, num_warmup=600, num_samples=500, progress=False)
 
 
+@pytest.mark.slow
 def test_warm_up_reads_the_parameters_off_a_round_target_and_the_draws_are_right(draws):
     """Where the metric has made the target round all eigenvalues are one."""
     assert draws.num_chains == 128
@@ -115,6 +116,7 @@ def test_few_chains_are_refused_with_what_to_write():
         ppl.sample(samplers.MEADS(), TARGET, num_chains=4)
 
 
+@pytest.mark.slow
 def test_eight_schools_agrees_with_its_reference():
     module, data, reference = load("eight_schools-eight_schools_noncentered")
     target = ppl.from_numpyro(module.model, **data)

@@ -138,6 +138,7 @@ def test_the_evidence_is_right_from_below_from_above_and_from_both(tempered_gaus
     assert spread[2] < 1.05 * spread[:2].min()
 
 
+@pytest.mark.slow
 def test_stones_of_the_wrong_width_or_from_the_wrong_side_are_caught(
     tempered_gaussian, monkeypatch
 ):
@@ -221,6 +222,7 @@ def ten():
     return draw(mixture(10))
 
 
+@pytest.mark.slow
 def test_warm_up_finds_temperatures_of_equal_refusal(ten):
     found = ten.sampler.communication(ten.stats)
     assert np.ptp(found.rejection_rates) < 0.08
@@ -231,6 +233,7 @@ def test_warm_up_finds_temperatures_of_equal_refusal(ten):
     assert 0.7 < found.round_trips / found.num_scans / found.ideal_rate < 1.1
 
 
+@pytest.mark.slow
 def test_each_temperature_has_a_step_size_and_a_metric_of_its_own(ten):
     scales = jax.vmap(lambda m: jnp.abs(m.scale(jnp.ones(10))).mean())(ten.sampler.moves.metric)
     lengths = np.asarray(scales * ten.sampler.moves.step_size)
@@ -296,6 +299,7 @@ def test_draws_cut_short_have_the_evidence_of_what_is_left(ten):
     assert cut.log_evidence.std_error > ten.log_evidence.std_error
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unoptimized")
 def test_a_stack_of_targets_has_an_evidence_for_each():
     targets = ppl.stack([ppl.posterior(PRIOR, log_likelihood, c) for c in (CENTER, -1.0)])

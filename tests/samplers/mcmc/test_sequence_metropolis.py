@@ -120,6 +120,7 @@ def test_a_chain_with_means_is_caught(monkeypatch):
     assert not agrees(found)
 
 
+@pytest.mark.slow
 def test_chains_from_the_model_reach_the_target():
     truth = known("reward times model")
     draws = ppl.sample(

@@ -52,6 +52,7 @@ def test_nothing_is_resampled_and_the_schedule_is_dense_near_zero(draws):
     np.testing.assert_allclose(draws.history["inverse_temperature"][0], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_weights_of_which_few_count_are_said_to_be_few():
     few = AIS(100, num_temperatures=5, move=HMC(step_size=0.25, num_steps=4), tune=False)
     found = ppl.sample(few, TARGET, progress=False)
@@ -59,6 +60,7 @@ def test_weights_of_which_few_count_are_said_to_be_few():
     assert "log Z is likely to be low, by more than its error. Raise num_temperatures" in note
 
 
+@pytest.mark.slow
 def test_weights_that_leave_out_a_part_of_the_likelihood_are_caught(monkeypatch):
     monkeypatch.setattr(along_path, "increments", lambda step, v: increments(0.98 * step, v))
     assert score(run(schedule=(np.arange(1, 101) / 100) ** 4)) > LIMIT

@@ -113,6 +113,7 @@ def distance(n, *, variant="right", **options):
     return statistic, scipy.stats.chi2.isf(RATE / NUM_CHECKS, len(paths) - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 4])
 @pytest.mark.parametrize("ancestor_sampling", [False, True])
 def test_paths_keep_their_law(n, ancestor_sampling):
@@ -331,6 +332,7 @@ def test_two_particles_guided_ones_and_no_ancestor_sampling_are_right_as_well():
     assert smoothing(kernel, num_samples=10_000) == []
 
 
+@pytest.mark.slow
 def test_ancestors_drawn_by_their_weights_alone_are_caught(monkeypatch):
     monkeypatch.setattr(conditional, "_ancestor", without_the_move)
     # Another number of chains: else the program compiled before would run.
@@ -354,6 +356,7 @@ def mixed():
     )
 
 
+@pytest.mark.slow
 def test_states_may_have_parts_of_which_some_are_positive_and_some_integers():
     """Against the particles of a filter, weighted."""
     model = mixed()

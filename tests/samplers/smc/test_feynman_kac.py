@@ -154,6 +154,7 @@ def test_lineages_follow_the_ancestors_back():
     np.testing.assert_array_equal(fk.lineages(ancestors, path), [[2, 1, 1], [5, 3, 4], [6, 7, 8]])
 
 
+@pytest.mark.slow
 def test_the_step_by_step_loop_is_the_scan():
     resampler = fk.Resampler(0.5)
     whole = fk.run(random.key(5), CHAIN, ROWS, 8, resampler)

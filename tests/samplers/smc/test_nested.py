@@ -57,6 +57,7 @@ def test_the_evidence_of_eight_gaussians_and_its_error():
     check_evidence(run(gaussian_in(8), NUM_RUNS, num_live=200), 8, 200)
 
 
+@pytest.mark.slow
 def test_one_run_says_its_error():
     """The spread over histories of X is sqrt(H / n)."""
     draws = run(gaussian_in(3), num_live=400, rng_key=5)
@@ -65,6 +66,7 @@ def test_one_run_says_its_error():
     assert abs(draws.log_evidence.value - 3 * LOG_Z) < 4.9 * error
 
 
+@pytest.mark.slow
 def test_weighted_draws_are_those_of_the_posterior(gaussian):
     weights = np.exp(ppl.weights.normalize(np.asarray(gaussian.log_weights, float)))[..., None]
     means = (weights * gaussian["x"]).sum(axis=1)
@@ -88,6 +90,7 @@ def box(y):
     numpyro.sample("y", dist.Normal(x, 0.3).to_event(1), obs=y)
 
 
+@pytest.mark.slow
 def test_a_gaussian_in_a_box_on_the_unconstrained_space():
     draws = run(ppl.from_numpyro(box, jnp.array([1.0, -2.0])), NUM_RUNS, num_live=100)
     assert abs(t_scores(evidences(draws), -2 * np.log(10))) < LIMIT
@@ -101,6 +104,7 @@ def two(x):
     return jnp.logaddexp(near, dist.Normal(-2.5, 0.5).log_prob(x).sum() + jnp.log(0.3))
 
 
+@pytest.mark.slow
 def test_two_modes_keep_their_share_and_a_reference_will_do():
     target = ppl.from_log_density(two, jnp.zeros(3))
     reference = dist.Normal(jnp.zeros(3), 3.0).to_event(1)
@@ -111,6 +115,7 @@ def test_two_modes_keep_their_share_and_a_reference_will_do():
     assert abs(t_scores(masses, 0.3)) < LIMIT
 
 
+@pytest.mark.slow
 def test_parameters_of_very_different_scales_are_moved_alike():
     scales = jnp.array([1e-3, 1.0, 1e4])
     prior = dist.Normal(jnp.array([0.0, 0.0, 1e5]), 10 * scales).to_event(1)
@@ -143,6 +148,7 @@ def test_a_plateau_of_impossible_draws_has_its_own_share_of_the_prior():
     np.testing.assert_allclose(np.exp(log_shells(alive))[3:].sum(), 2 / 5)
 
 
+@pytest.mark.slow
 def test_a_constant_likelihood_is_its_own_evidence():
     target = ppl.posterior(dist.Normal(0.0, 1.0), lambda x: 0.7 + 0 * x)
     draws = run(target, num_live=20)
@@ -183,6 +189,7 @@ def test_more_dimensions_than_live_points_are_refused():
         run(gaussian_in(8), num_live=8)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unoptimized")
 def test_a_likelihood_that_is_never_there_is_an_error():
     def counts(y):

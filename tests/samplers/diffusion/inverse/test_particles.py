@@ -78,6 +78,7 @@ def moments(law):
     )
 
 
+@pytest.mark.slow
 def test_a_cloud_has_the_moments_of_the_chain_that_is_held(clouds):
     sampler, drawn = clouds
     limit = t_limit(g.NUM_CHECKS, RUNS - 1)

@@ -55,6 +55,7 @@ def test_without_potentials_it_is_the_solver_to_the_last_digit(solver, unoptimiz
     assert not np.any(log_g)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [s.DDPM(), s.DPMSolverPP(2, tau=0.5), s.ERSDE()], ids=name_of)
 def test_the_density_of_a_move_is_that_of_its_noise(solver):
     prior = s.DiffusionPrior(EDM, toy_mixture.denoise, jnp.zeros(2))

@@ -36,7 +36,10 @@ def scores(name, threshold, n=1000, *, drops=False, num_steps=30, **options):
 # The four targets -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("threshold", [0.5, 1.0], ids=["adaptive", "always"])
+@pytest.mark.parametrize(
+    "threshold",
+    [pytest.param(0.5, id="adaptive"), pytest.param(1.0, id="always", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", two_modes.TILTS)
 def test_draws_and_evidence_are_those_of_the_tilted_law(name, threshold):
     assert np.all(scores(name, threshold, every=5) < LIMIT)
@@ -98,6 +101,7 @@ def sample(target, num_chains=2):
     return ppl.sample(sampler, target, num_chains=num_chains, progress=False)
 
 
+@pytest.mark.slow
 def test_potentials_act_where_they_are_told_and_at_the_end(compilations):
     draws = sample(piecewise(0.0, 0.0))
     changed = np.any(np.abs(np.diff(draws.history["ess"], axis=1, prepend=200.0)) > 0.01, axis=0)
@@ -113,6 +117,7 @@ def test_potentials_act_where_they_are_told_and_at_the_end(compilations):
     assert count.compiled == []
 
 
+@pytest.mark.slow
 def test_a_reward_that_is_nan_for_some_weighs_nothing_and_is_told():
     draws = sample(piecewise(0.0, jnp.nan))
     weights = scipy.special.softmax(draws.log_weights[0])

@@ -43,7 +43,7 @@ class Unweighted(TDSModel):
 # The law ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("softening", [0.0, 1.0])
+@pytest.mark.parametrize("softening", [pytest.param(0.0, marks=pytest.mark.slow), 1.0])
 def test_draws_and_evidence_are_those_of_the_tilted_law(softening):
     target, truth = two_modes.tilted("reward", PATH), two_modes.TILTS["reward"][2]
     assert np.all(scores(target, truth, softening=softening) < LIMIT)
