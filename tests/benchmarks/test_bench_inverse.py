@@ -59,6 +59,7 @@ class Priors:
         self.targets = [target.prior.denoiser.__self__ for target in case.targets]
 
 
+@pytest.mark.slow
 def test_distances_know_exact_draws_from_others():
     case = bench.mixture_case(8, 2, num_problems=4, num_draws=300)
     floor, prior = bench.distances(case.again, case), bench.distances(case.again[::-1], case)
@@ -69,6 +70,7 @@ def test_distances_know_exact_draws_from_others():
     assert list(bench.mixture_lines(table))[2].startswith("| exact draws | exact | ")
 
 
+@pytest.mark.slow
 def test_digits_have_an_exact_posterior_that_sees_their_upper_half():
     case = bench.digits_case(num_problems=2, num_draws=50)
     likelihood = case.targets[0].log_likelihood_fn

@@ -107,6 +107,7 @@ def test_a_missed_mode_loses_without_any_reference(two_modes):
     assert "it has missed a region that prior found" in mala["why"]
 
 
+@pytest.mark.slow
 def test_a_missed_mode_loses_against_a_reference_and_shows_in_the_distances():
     target = with_prior(bimodal(), 10.0)
     entered = {"MALA": samplers.MALA(), "prior": samplers.ImportanceSampling()}

@@ -253,6 +253,7 @@ def tempered_check():
     return preserves_measure(temper, at(0.3), after=at(0.8), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unoptimized")
 def test_a_tempered_step_with_metropolis_moves_gives_the_next_measure():
     check = tempered_check()

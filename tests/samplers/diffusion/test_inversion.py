@@ -33,6 +33,7 @@ def test_a_round_trip_in_float64_is_exact_to_more_digits(solver, x64):
     assert round_trip(solver)[0] < 1e-10
 
 
+@pytest.mark.slow
 def test_ddim_backwards_is_not_exact(x64):
     errors = [round_trip(s.DDIM(), n)[0] for n in (50, 200)]
     assert errors[0] > 1e-2

@@ -187,6 +187,7 @@ def test_perturbed_input_has_the_known_minimum(x64):
 # Training -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_average_is_the_weighed_sum_of_all_networks():
     target = data()
     sampler = DenoisingDiffusion(small, num_rows=16, ema_decay=0.3, learning_rate=0.1)

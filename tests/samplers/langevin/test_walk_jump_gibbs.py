@@ -91,6 +91,7 @@ def with_noise(law, factor):
     return eqx.tree_at(lambda law: law.sigma, law, law.sigma * factor)
 
 
+@pytest.mark.slow
 def test_a_jump_with_another_noise_is_caught(monkeypatch):
     # The density keeps the right weights: only the jump has others.
     right = SmoothedSequences.log_weights

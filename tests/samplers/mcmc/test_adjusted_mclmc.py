@@ -55,6 +55,7 @@ def test_evaluations_are_two_gradients_a_step():
     assert info.num_evaluations.tolist() == [2 * int(info.n_steps)] * 2
 
 
+@pytest.mark.slow
 def test_chains_that_start_ten_thousand_deviations_out_arrive():
     """There, log-densities of 1e8 leave the Metropolis test no digit in float32."""
     target = gaussian(np.ones(6)).target

@@ -93,6 +93,7 @@ def draws():
     return ppl.sample(samplers.ChEES(), TARGET, num_warmup=600, num_samples=200, progress=False)
 
 
+@pytest.mark.slow
 def test_warm_up_finds_the_length_and_the_draws_are_right(draws):
     assert draws.num_chains == 64
     assert 0.6 * BEST < float(draws.sampler.trajectory_length) < 1.6 * BEST

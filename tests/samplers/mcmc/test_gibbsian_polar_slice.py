@@ -100,6 +100,7 @@ def test_quantiles_of_the_funnel_down_its_neck():
     assert not infos.exhausted.any()
 
 
+@pytest.mark.slow
 def test_warm_up_finds_the_middle_and_the_size_of_a_heavy_tail():
     def density(x, middle):
         return -2.5 * jnp.log1p(jnp.sum(((x["a"] - middle) / 100) ** 2))

@@ -35,6 +35,7 @@ def test_the_bias_at_the_default_energy_error_is_two_percent():
     np.testing.assert_allclose(energy_error, 5e-4, rtol=0.25)
 
 
+@pytest.mark.slow
 def test_the_bias_is_of_second_order_and_the_energy_error_of_sixth():
     (wide, _, wide_error), (narrow, standard_error, narrow_error) = (
         bias_and_energy_error(1.2),

@@ -98,6 +98,7 @@ def test_round_trips_are_as_many_as_the_theory_says(ladder):
     assert abs(observed / expected - 1) < 0.03
 
 
+@pytest.mark.slow
 def test_pairs_chosen_at_random_are_caught(monkeypatch):
     """The reversible scheme: right draws, and far fewer round trips."""
 

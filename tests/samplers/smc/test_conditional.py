@@ -151,6 +151,7 @@ def without_the_potential(rng_key, model, population, row, pinned):
     return multinomial(rng_key, population.log_weights + log_move, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "mutant", "n", "ancestor_sampling"),
     [
@@ -176,6 +177,7 @@ def early_moves(ancestor_sampling):
     return float(np.mean(np.asarray(found)[:, 0] != 0))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unoptimized")
 def test_ancestor_sampling_moves_what_is_early():
     assert early_moves(ancestor_sampling=True) > 0.2

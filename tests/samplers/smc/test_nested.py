@@ -156,6 +156,7 @@ def test_a_constant_likelihood_is_its_own_evidence():
     assert any("stood still" in note for note in draws.run.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unoptimized")
 def test_a_half_that_is_impossible_halves_the_evidence():
     """NaN on half of the prior: these draws die first, and are counted."""

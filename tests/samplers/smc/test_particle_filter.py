@@ -62,6 +62,7 @@ def test_the_evidence_is_unbiased_and_guiding_makes_it_sharper():
     assert sharper.std() < 0.65 * bootstrap.std()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "added"), [("stratified", 0), ("multinomial", 9)])
 def test_common_ancestors_tell_the_error_but_for_what_multinomial_resampling_adds(scheme, added):
     """1/n at each of the nine resamplings."""
@@ -84,6 +85,7 @@ def test_common_ancestors_tell_the_error_but_for_what_multinomial_resampling_add
         assert np.sqrt(square) / spread > 1.1
 
 
+@pytest.mark.slow
 def test_unweighed_proposals_and_data_of_another_time_are_caught(monkeypatch):
     def unweighed(self, before, particles, row):
         return jax.vmap(lambda x: self.model.log_observation(row[0], x, row[1]))(particles)
@@ -146,6 +148,7 @@ def draws():
     return ppl.sample(ParticleFilter(num_particles=200), MODEL, num_chains=64, progress=False)
 
 
+@pytest.mark.slow
 def test_paths_are_smoothed_and_the_history_holds_the_filter_of_every_time(draws):
     z = np.exp(draws.history["log_evidence"].astype(float) - TRUTH.log_likelihood)
     limit = t_limit(NUM_CHECKS, 63)
@@ -175,6 +178,7 @@ def test_the_driver_reports_evidence_evaluations_and_times(draws):
     assert abs(one.log_evidence.value - TRUTH.log_likelihood) < 4.9 * one.log_evidence.std_error
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unoptimized")
 def test_a_run_of_which_few_ancestors_are_left_says_so():
     model = state_space(TURNING, simulated(TURNING, 200))

@@ -94,6 +94,7 @@ def test_warm_up_learns_the_covariance_of_the_parameters(metropolis):
     np.testing.assert_array_less(0.4, np.diag(factor @ factor.T) / np.diag(expected))
 
 
+@pytest.mark.slow
 def test_the_estimate_is_kept_between_acceptances(metropolis):
     _, draws = metropolis
     stays = ~draws.stats["is_accepted"][:, 1:]
@@ -102,6 +103,7 @@ def test_the_estimate_is_kept_between_acceptances(metropolis):
     assert (draws["x"][:, 1:][stays] == draws["x"][:, :-1][stays]).all()
 
 
+@pytest.mark.slow
 def test_without_the_prior_of_the_parameters_it_is_caught(monkeypatch):
     right = particle_metropolis.accept
 
@@ -131,6 +133,7 @@ def test_an_estimate_that_is_made_anew_at_every_step_is_caught(monkeypatch):
     assert any("z of the" in line for line in found)
 
 
+@pytest.mark.slow
 def test_particle_gibbs_finds_the_same():
     kernel = samplers.Gibbs({"parameters": samplers.RandomWalk(), "path": ConditionalSMC(10)})
     found, draws = beyond(kernel, num_samples=8000, ess=200)
@@ -138,6 +141,7 @@ def test_particle_gibbs_finds_the_same():
     assert draws.stats["block_acceptance"][..., 1].mean() > 0.7
 
 
+@pytest.mark.slow
 def test_a_simulator_will_do():
     """The same model, whose transitions can only be drawn."""
 

@@ -66,6 +66,7 @@ def test_all_particles_of_a_run_are_draws_of_the_posterior(draws):
     assert np.median(ppl.weights.ess(np.asarray(draws.log_weights, float))) > 1.5 * 256
 
 
+@pytest.mark.slow
 def test_one_run_knows_its_error(draws):
     errors = []
     for run in range(NUM_RUNS):
@@ -77,6 +78,7 @@ def test_one_run_knows_its_error(draws):
     assert 0.6 < ratio < 1.6  # the spread of 32 runs is known within 13 %
 
 
+@pytest.mark.slow
 def test_a_likelihood_with_a_wall_is_no_trap():
     """Half of the prior draws, and a part of the posterior, lie where it is zero."""
     mean, sd = CENTER / (1 + NOISE), np.sqrt(NOISE / (1 + NOISE))
@@ -86,6 +88,7 @@ def test_a_likelihood_with_a_wall_is_no_trap():
     assert np.all(found["x"][np.isfinite(found.log_weights)][:, 0] <= WALL)
 
 
+@pytest.mark.slow
 def test_a_mixture_without_its_earlier_rows_is_caught(monkeypatch):
     """Weights by the last temperature alone, as if all particles were its draws."""
     right = persistent.log_mixture_weights
@@ -103,6 +106,7 @@ def test_a_mixture_without_its_earlier_rows_is_caught(monkeypatch):
     assert abs(np.median(log_evidences(found)) - LOG_Z) > 1
 
 
+@pytest.mark.slow
 def test_a_run_with_too_few_temperatures_says_so():
     found = run(posterior(), num_chains=1, max_temperatures=3)
     assert found.history["inverse_temperature"].max() == 1

@@ -130,6 +130,7 @@ def test_the_particles_are_draws_of_the_posterior(gaussian):
     assert np.abs(t_scores(squares, NOISE / (1 + NOISE))).max() < LIMIT
 
 
+@pytest.mark.slow
 def test_weights_that_are_lost_at_resampling_are_caught(monkeypatch):
     right = fk.resample
 
@@ -142,6 +143,7 @@ def test_weights_that_are_lost_at_resampling_are_caught(monkeypatch):
     assert abs(np.median(found.history["log_evidence"][:, -1]) - LOG_Z) > 5
 
 
+@pytest.mark.slow
 def test_one_run_says_its_error():
     estimate = run(TemperedSMC(num_particles=1000), GAUSSIAN).log_evidence
     assert 0.02 < estimate.std_error < 0.3
@@ -174,6 +176,7 @@ def mixture():
     return run(TemperedSMC(num_particles=1024), MIXTURE, 40)
 
 
+@pytest.mark.slow
 def test_two_modes_keep_their_share(mixture):
     masses = minor_mass(mixture)
     assert abs(t_scores(masses, 0.3)) < t_limit(NUM_CHECKS, 39)
@@ -184,6 +187,7 @@ def test_two_modes_keep_their_share(mixture):
     assert np.std(last) < 0.3
 
 
+@pytest.mark.slow
 def test_weights_by_half_of_the_likelihood_are_caught(monkeypatch):
     monkeypatch.setattr(along_path, "increments", lambda step, v: increments(step / 2, v))
     sampler = TemperedSMC(num_particles=1024, resampling="systematic")
@@ -200,6 +204,7 @@ def test_temperatures_fall_by_half_of_the_effective_sample_size(mixture):
     assert (mixture.history["num_moves"][0][: last + 1] >= 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unoptimized")
 def test_the_conditional_rule_carries_weights_over_several_temperatures():
     sampler = TemperedSMC(num_particles=512, rule="cess", ess_kept=0.9)

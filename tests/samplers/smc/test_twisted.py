@@ -128,6 +128,7 @@ def test_weights_without_the_twist_before_or_of_the_wrong_sign_are_caught(monkey
     assert z_score(fixed(POOR, num_particles=8), variant=mutant.__name__) > LIMIT
 
 
+@pytest.mark.slow
 def test_weights_without_the_proposal_are_caught(monkeypatch):
     right = twisted_model.TwistedModel._proposal
 
@@ -153,12 +154,14 @@ def first_draw_score(variant):
     return abs(t_scores(hits, joint))
 
 
+@pytest.mark.slow
 def test_any_draw_of_a_population_is_like_any_other(monkeypatch):
     assert first_draw_score("right") < LIMIT
     monkeypatch.setattr(twisted.random, "permutation", lambda key, n: jnp.arange(n))
     assert first_draw_score("in order") > LIMIT
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unoptimized")
 def test_the_path_of_a_sequence_has_the_weights_of_its_particle():
     for proposal in ("twisted", "base"):
@@ -294,6 +297,7 @@ def ending():
     return np.array(found), p / p.sum(), np.log(p.sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proposal", ["twisted", "base"])
 def test_sequences_that_end_early_have_the_right_weights(proposal):
     sampler = TwistedSMC(num_particles=8, num_updates=0, proposal=proposal).resolve(CONSTRAINED)
@@ -312,6 +316,7 @@ def test_sequences_that_end_early_have_the_right_weights(proposal):
     assert (frequencies[:, p == 0] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_network_learns_what_cannot_be_read_off_the_last_token():
     sampler = TwistedSMC(num_updates=150, learning_rate=0.02)
     draws = ppl.sample(sampler, CONSTRAINED, num_samples=6400, progress=False)
@@ -366,6 +371,7 @@ def test_new_rewards_and_new_rates_compile_nothing(compilations):
     assert count.compilations == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unoptimized")
 def test_rollouts_of_which_none_is_possible_leave_the_twist_alone():
     impossible = ppl.tilt(ENDING, lambda tokens: -jnp.inf * jnp.any(tokens == 2) - jnp.inf)

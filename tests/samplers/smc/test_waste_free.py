@@ -100,6 +100,7 @@ def test_evaluations_are_counted(draws):
     assert tuple(draws.num_evaluations) == (moves + likelihoods, moves)
 
 
+@pytest.mark.slow
 def test_chains_that_do_not_know_the_temperature_are_caught(monkeypatch):
     """Moves that leave the temperature before invariant: starts are right, the rest is not."""
 
@@ -126,6 +127,7 @@ def test_chains_come_one_after_the_other_their_starts_first():
     assert steps.max() < apart.min()
 
 
+@pytest.mark.slow
 def test_learnt_temperatures_agree_and_the_move_is_tuned():
     found = run(num_particles=2048, rng_key=3)
     assert abs(found.log_evidence.value - LOG_Z) < 4.9 * found.log_evidence.std_error

@@ -57,6 +57,7 @@ def draws():
     return ppl.sample(SMALL, SOFT, num_samples=4096, progress=False)
 
 
+@pytest.mark.slow
 def test_training_pays_for_its_simulations_alone(draws):
     assert draws.num_evaluations == (3 * 64 * 2 + 4096, 3 * 64)
     assert np.isfinite(draws.history["loss"]).all()

@@ -77,6 +77,7 @@ def test_training_is_reported_update_by_update(draws):
     assert not draws.history["diverging"].any()
 
 
+@pytest.mark.slow
 def test_evaluations_count_training_search_and_draws(draws):
     searches = 3 * SEARCH.num_chains * (SEARCH.num_steps + 1)
     trained = 12 * 16 * 7 + searches
@@ -170,6 +171,7 @@ class Forgetful(IndependenceMetropolis):
 # Objectives on all kernels ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [
@@ -246,6 +248,7 @@ def test_an_energy_that_explodes_is_clipped_and_the_clip_is_named():
     assert np.isfinite(draws["x"]).all()
 
 
+@pytest.mark.slow
 def test_a_bounded_support_is_learned_in_the_unconstrained_space():
     """A log-normal law: draws are positive, and the log-Jacobian is in log Z once."""
     target = ppl.from_log_density(

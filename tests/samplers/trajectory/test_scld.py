@@ -79,6 +79,7 @@ def test_it_trains_and_draws_through_the_driver(draws):
     assert draws.num_evaluations == (trained + 2048 * 19,) * 2
 
 
+@pytest.mark.slow
 def test_segments_are_scored_as_they_were_made():
     state = SMALL.init(random.key(1), SOFT)
     model = SMALL._model(SOFT, state.learned)

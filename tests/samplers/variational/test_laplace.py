@@ -105,6 +105,7 @@ def test_a_point_without_curvature_is_repaired_and_said():
     assert np.isfinite(draws["x"]).all()
 
 
+@pytest.mark.slow
 def test_a_search_that_is_cut_short_says_so():
     target = ppl.from_log_density(
         lambda x: -((1 - x[0]) ** 2) - 100 * (x[1] - x[0] ** 2) ** 2, jnp.zeros(2)

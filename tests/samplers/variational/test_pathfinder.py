@@ -54,6 +54,7 @@ def two_modes(x):
     return jnp.logaddexp(left, right)
 
 
+@pytest.mark.slow
 def test_paths_to_two_modes_give_both_with_their_weights():
     target = ppl.from_log_density(two_modes, jnp.zeros(2))
     draws = fit(samplers.Pathfinder(num_paths=16), target, num_samples=20_000)
@@ -64,6 +65,7 @@ def test_paths_to_two_modes_give_both_with_their_weights():
     assert evidence.std_error < 0.05
 
 
+@pytest.mark.slow
 def test_weights_of_single_paths_would_count_modes_twice(monkeypatch):
     """With each draw weighed by half of all Gaussians, the evidence is off: it is seen."""
     right = LowRankGaussian.log_density

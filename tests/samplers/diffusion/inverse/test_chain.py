@@ -180,6 +180,7 @@ def test_pnpdm_tends_to_the_posterior_as_rho_falls(target):
     assert biases[0] > 2 * biases[1] > 4 * biases[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["DAPS", "PnPDM"])
 def test_langevin_steps_stand_in_for_the_exact_draw(name):
     """A likelihood without structure gives nearly the draws of the same one with it."""
