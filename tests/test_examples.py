@@ -14,9 +14,32 @@ SHORT = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
 }
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+# Twelve seconds and more, nearly all of it compilation: these wait for the slow run.
+LONG = {
+    "approximate_then_correct",
+    "calibrate_a_model",
+    "discrete_latents_with_gibbs",
+    "evidence_of_a_model",
+    "learn_a_sampler",
+    "learn_from_pieces_of_paths",
+    "modes_by_tempering",
+    "steer_a_language_model",
+    "steer_digits",
+    "stochastic_volatility",
+    "the_other_half_of_a_digit",
+    "which_particle_sampler",
+}
+RUNS = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in LONG else [])
+    for path in EXAMPLES
+]
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_long_examples_are_there():
+    assert {path.stem for path in EXAMPLES} >= LONG
+
+
+@pytest.mark.parametrize("path", RUNS)
 def test_the_example_runs(path, tmp_path):
     ran = subprocess.run(
         [sys.executable, "-W", "error", str(path)],
