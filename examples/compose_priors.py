@@ -34,7 +34,7 @@ for w, m, sd in zip(shares, means, sds, strict=True):
 # %%
 # Three products of powers, by correctors and by the plain solver, which adds up the scores.
 
-num_steps, num_particles = (10, 200) if smoke else (100, 5000)
+num_steps, num_particles = (40, 200) if smoke else (100, 5000)
 corrector = samplers.FKCorrector(num_particles=num_particles, num_steps=num_steps)
 plain = samplers.DiffusionSampler(samplers.DPMSolverPP(tau=1.0), num_steps=num_steps)
 figure, axes = plt.subplots(1, 3, figsize=(9, 2.5), layout="constrained")

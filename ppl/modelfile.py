@@ -131,7 +131,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
     if not names:
         return "there are none to choose from"
     lower = {other.lower(): other for other in reversed(names)}
-    close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.55)
     listed = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
     if close:
         return f"did you mean {lower[close[0]]!r}? There are: {listed}"
