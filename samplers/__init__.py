@@ -563,7 +563,7 @@ _METHODS = (
     Method(
         "NestedSVDD",
         "Nested soft value-based decoding",
-        "samplers.diffusion.steering.svdd",
+        "samplers.diffusion.steering.nested_svdd",
         "arXiv:2408.08252",
         "asymptotically exact",
         ("denoise", "log_likelihood"),

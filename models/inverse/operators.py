@@ -5,7 +5,7 @@ with a cheap decomposition ``A = U diag(s) V^H`` are their own `ppl.linear_opera
 
 ==================  =================================  =========================================
 `Masking`           some of the pixels                 pixels; s = 0 or 1
-`Blur`              periodic convolution               Hartley's transform; s = |transfer|
+`Blur`              periodic convolution               Hartley's transform; s = abs(transfer)
 `Downsampling`      means over blocks                  a reflection of each block; s = 1 / factor
 `FourierSampling`   some of the frequencies            Fourier's transform; s = 0 or 1
 `MultiCoil`         the same, through several coils    none: conjugate gradients

@@ -44,7 +44,7 @@ def z_limit(num_checks: int, rate: float = RATE) -> float:
 class Yardstick(NamedTuple):
     """What answers are measured against, by scalar.
 
-    Attributes
+    Parameters
     ----------
     labels
         Names of the scalars.

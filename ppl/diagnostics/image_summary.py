@@ -25,7 +25,7 @@ MOST_DRAWS = 1000  # whose misfit is computed: evenly spaced ones beyond that
 class ImageSummary:
     """Summary of draws of one image.
 
-    Attributes
+    Parameters
     ----------
     mean, sd, lower, upper
         Of each pixel; between the last two lies the share ``level`` of the draws. Of a complex

@@ -7,23 +7,15 @@ user's, learned by regression say (SVDD-MC). Particles do not meet; there are no
 the soft value, v_t(x) = log E[exp(r(x_0)) | x_t = x], the draws are those of the tilted prior as M
 grows, with an error that falls as 1 / M; with any other v they are not. Biased, in either case.
 
-Nested, the candidates are a proposal with random weights,
-
-    log G_t = log mean_j exp(v_(t-1)(c_j)) - v_t(x_t),     v_T = 0,  v_0 = r(x_0),
-
-and with resampling between particles every v gives the tilted prior and an unbiased Z [2]: nested
-soft value-based decoding, `NestedSVDD`, is asymptotically exact in the number of particles, for
-any M.
+`NestedSVDD` mends both by weights.
 
 References
 ----------
 .. [1] Li et al., "Derivative-free guidance in continuous and discrete diffusion models with soft
    value-based decoding", 2024, arXiv:2408.08252. Algorithm 1; sections 4.1 and 4.2.
-.. [2] C. A. Naesseth, F. Lindsten, T. B. Schon, "Nested sequential Monte Carlo methods", ICML 2015,
-   arXiv:1502.02536.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import equinox as eqx
 import jax
@@ -32,7 +24,7 @@ from jax import random
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ppl import weights
-from ppl.sampler import Exactness, share, size
+from ppl.sampler import Exactness, size
 from samplers.diffusion.rules import Plain, Rule
 from samplers.diffusion.sampler import Silent
 from samplers.diffusion.schedules import EDMSchedule
@@ -72,14 +64,16 @@ class SVDDModel(ReverseModel):
         return after, gained(weights.log_mean_exp(values), particles.memory)
 
 
-class _Candidates(Steered):
-    """Fields that both versions share."""
+class Candidates(eqx.Module):
+    """What both versions share, besides `Steered`."""
+
+    exactness: ClassVar[Exactness]
 
     num_candidates: eqx.AbstractVar[int]
     value: eqx.AbstractVar[Any]
 
     def spent(self) -> tuple[int, int]:
-        once, calls = Steered.spent(self)
+        once, calls = Steered.spent(cast(Steered, self))
         return once * self.num_candidates, calls * self.num_candidates
 
     def model(self, target: Any, chain: ReverseChain) -> SVDDModel:
@@ -89,7 +83,7 @@ class _Candidates(Steered):
         )  # fmt: skip
 
 
-class SVDD(_Candidates):
+class SVDD(Candidates, Steered):
     """Soft value-based decoding: biased, and so it has no weights and no evidence.
 
     Parameters
@@ -132,48 +126,4 @@ class SVDD(_Candidates):
     solver: Silent = eqx.field(static=True, converter=Silent, default_factory=ReverseSDE)
     schedule: Silent = eqx.field(static=True, converter=Silent, default_factory=EDMSchedule)
     num_steps: int = size("num_steps", default=100)
-    plan: Plan | None = None
-
-
-class NestedSVDD(_Candidates):
-    """Nested soft value-based decoding: asymptotically exact, with the evidence.
-
-    Parameters
-    ----------
-    num_particles
-        Size of the population.
-    num_candidates
-        M: moves from which each is chosen.
-    value
-        ``value(y, sigma) -> scalar``, for ``y = x_0 + sigma noise``: an approximation of the soft
-        value; a module, if it has parameters. None: the reward of the denoised value.
-    solver
-        With noise, such as `DDPM` or ``DPMSolverPP(tau=1.0)``, the default.
-    schedule
-        See `samplers.diffusion.schedules`.
-    num_steps
-        Steps of the solver.
-    resample_below
-        Resample where the effective sample size is at most this share of the particles.
-    resampling
-        ``"stratified"``, ``"systematic"``, ``"multinomial"``, ``"residual"`` or ``"ssp"``.
-
-    Raises
-    ------
-    TargetError
-        For a target that is no reward on a diffusion prior, or a reward that is NaN.
-    ValueError
-        For a solver without noise.
-    """
-
-    exactness: ClassVar[Exactness] = "asymptotically exact"
-
-    num_particles: int = size("num_particles", default=256)
-    num_candidates: int = size("num_candidates", default=5)
-    value: Any = None
-    solver: Silent = eqx.field(static=True, converter=Silent, default_factory=ReverseSDE)
-    schedule: Silent = eqx.field(static=True, converter=Silent, default_factory=EDMSchedule)
-    num_steps: int = size("num_steps", default=100)
-    resample_below: Float[Array, ""] = share("resample_below", default=0.5)
-    resampling: str = eqx.field(static=True, default="stratified")
     plan: Plan | None = None
