@@ -152,7 +152,8 @@ class MLP(eqx.Module):
         dtype: Any = None,
     ) -> None:
         dtype = jnp.result_type(float) if dtype is None else dtype
-        _checked("width", width, 1), _checked("depth", depth, 1)
+        _checked("width", width, 1)
+        _checked("depth", depth, 1)
         _checked("num_classes", num_classes, 0)
         self.shape = tuple(shape)
         self.out_shape = self.shape if out_shape is None else tuple(out_shape)

@@ -24,6 +24,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from models.inverse.gaussian_field import GaussianField
 from models.inverse.gaussian_posterior import GaussianPosterior, gaussian_posterior
+from models.inverse.parts import PosteriorOfParts
 from models.targets.known import Known
 from ppl.linear_gaussian import LinearGaussian
 from ppl.template import dimension
@@ -118,40 +119,12 @@ class FieldMixture(Known):
         return jnp.stack([one(*pair) for pair in zip(self.fields, self.means, strict=True)])
 
 
-class FieldMixturePosterior(Known):
+class FieldMixturePosterior(PosteriorOfParts):
     """The posterior of a `FieldMixture`; made by `field_mixture_posterior`."""
 
     prior: FieldMixture
     likelihood: LinearGaussian
     parts: tuple[GaussianPosterior, ...]  # of the components without their means
-
-    @property
-    def offers(self) -> frozenset[str]:
-        return super().offers | {"log_likelihood"}
-
-    @property
-    def observes_nothing(self) -> bool:
-        """Whether ``sample`` draws from the target: it does, data and all."""
-        return True
-
-    @property
-    def template(self) -> jax.ShapeDtypeStruct:
-        return self.prior.template
-
-    @property
-    def log_shares(self) -> Float[Array, " k"]:
-        """Logarithms of the weights of the components, given the data."""
-        log_parts = self._log_parts
-        return log_parts - logsumexp(log_parts)
-
-    @property
-    def log_evidence(self) -> Float[Array, ""]:
-        """Log p(y), of the normalised prior."""
-        return logsumexp(self._log_parts)
-
-    @property
-    def log_normalizer(self) -> Float[Array, ""]:
-        return self.log_evidence + self.prior.log_normalizer
 
     @property
     def modes(self) -> Float[Array, "k ..."]:

@@ -27,17 +27,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from models.inverse.parts import PosteriorOfParts
 from models.targets.gaussian_mixture import GaussianMixture
-from models.targets.known import Known
 from ppl.energy import TargetError
 from ppl.linear_gaussian import LinearGaussian
 from ppl.linear_operators import Dense
 
 
-class MixturePosterior(Known):
+class MixturePosterior(PosteriorOfParts):
     """The posterior of a `GaussianMixture`, for an operator with singular values.
 
     ``log_density`` is that of `ppl.posterior`; its ``log_normalizer`` is therefore the log-evidence
@@ -64,34 +63,6 @@ class MixturePosterior(Known):
                 "matrix, and one standard deviation of the noise"
             )
         self.likelihood.require_noise("the posterior of a mixture")
-
-    @property
-    def offers(self) -> frozenset[str]:
-        return super().offers | {"log_likelihood"}
-
-    @property
-    def observes_nothing(self) -> bool:
-        """Whether ``sample`` draws from the target: it does, data and all."""
-        return True
-
-    @property
-    def template(self) -> jax.ShapeDtypeStruct:
-        return self.prior.template
-
-    @property
-    def log_shares(self) -> Float[Array, " k"]:
-        """Logarithms of the weights of the components, given the data."""
-        log_parts = self._log_parts
-        return log_parts - logsumexp(log_parts)
-
-    @property
-    def log_evidence(self) -> Float[Array, ""]:
-        """Log p(y), of the normalised prior."""
-        return logsumexp(self._log_parts)
-
-    @property
-    def log_normalizer(self) -> Float[Array, ""]:
-        return self.log_evidence + self.prior.log_normalizer
 
     @property
     def means(self) -> Float[Array, "k d"]:

@@ -24,6 +24,7 @@ from numpyro.util import is_prng_key
 
 from ppl.energy import from_energy
 from ppl.inference import sample
+from ppl.precision import full_precision
 from ppl.program import Program, from_numpyro
 from ppl.sampler import MarkovKernel
 from ppl.template import as_data
@@ -95,6 +96,7 @@ class NumPyroKernel(MCMCKernel):
         """What NumPyro collects without being asked."""
         return ("z", "diverging")
 
+    @full_precision
     def init(
         self,
         rng_key: Any,
@@ -132,6 +134,7 @@ class NumPyroKernel(MCMCKernel):
         info = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), info)
         return state._replace(info=info, diverging=_diverging(info, vectorized=vectorized))
 
+    @full_precision
     def sample(
         self, state: NumPyroState, model_args: tuple, model_kwargs: dict | None
     ) -> NumPyroState:

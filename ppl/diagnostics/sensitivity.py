@@ -41,6 +41,7 @@ from jaxtyping import Float, PyTree
 from ppl.diagnostics.table import scalars
 from ppl.draws import Draws, host_generator
 from ppl.energy import TargetError
+from ppl.precision import full_precision
 
 MIN_DRAWS = 400
 MAX_DRAWS = 4000
@@ -48,6 +49,7 @@ THRESHOLD = 0.05
 ALPHAS = (0.99, 1.01)
 
 
+@full_precision
 def power_scaling(
     draws: Draws,
     names: str | Sequence[str] | None = None,
