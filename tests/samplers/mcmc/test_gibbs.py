@@ -155,7 +155,6 @@ def test_elements_of_a_plate_are_drawn_at_once_and_always_accepted(assigned):
     assert spent == 3 + 3  # the walk and its two refreshments; two values and a test
 
 
-@pytest.mark.slow
 def test_conditionals_that_forget_the_prior_are_caught(monkeypatch):
     """With the test switched off, or it would mend them."""
 

@@ -139,7 +139,6 @@ def test_the_evidence_is_right_from_below_from_above_and_from_both(tempered_gaus
     assert spread[2] < 1.05 * spread[:2].min()
 
 
-@pytest.mark.slow
 def test_stones_of_the_wrong_width_or_from_the_wrong_side_are_caught(
     tempered_gaussian, monkeypatch
 ):

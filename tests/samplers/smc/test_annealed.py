@@ -60,7 +60,6 @@ def test_weights_of_which_few_count_are_said_to_be_few():
     assert "log Z is likely to be low, by more than its error. Raise num_temperatures" in note
 
 
-@pytest.mark.slow
 def test_weights_that_leave_out_a_part_of_the_likelihood_are_caught(monkeypatch):
     monkeypatch.setattr(along_path, "increments", lambda step, v: increments(0.98 * step, v))
     assert score(run(schedule=(np.arange(1, 101) / 100) ** 4)) > LIMIT

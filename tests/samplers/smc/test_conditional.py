@@ -334,7 +334,6 @@ def test_two_particles_guided_ones_and_no_ancestor_sampling_are_right_as_well():
     assert smoothing(kernel, num_samples=10_000) == []
 
 
-@pytest.mark.slow
 def test_ancestors_drawn_by_their_weights_alone_are_caught(monkeypatch):
     monkeypatch.setattr(conditional, "_ancestor", without_the_move)
     # Another number of chains: else the program compiled before would run.

@@ -85,7 +85,6 @@ def test_common_ancestors_tell_the_error_but_for_what_multinomial_resampling_add
         assert np.sqrt(square) / spread > 1.1
 
 
-@pytest.mark.slow
 def test_unweighed_proposals_and_data_of_another_time_are_caught(monkeypatch):
     def unweighed(self, before, particles, row):
         return jax.vmap(lambda x: self.model.log_observation(row[0], x, row[1]))(particles)

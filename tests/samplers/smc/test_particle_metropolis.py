@@ -103,7 +103,6 @@ def test_the_estimate_is_kept_between_acceptances(metropolis):
     assert (draws["x"][:, 1:][stays] == draws["x"][:, :-1][stays]).all()
 
 
-@pytest.mark.slow
 def test_without_the_prior_of_the_parameters_it_is_caught(monkeypatch):
     right = particle_metropolis.accept
 

@@ -88,7 +88,6 @@ def test_a_likelihood_with_a_wall_is_no_trap():
     assert np.all(found["x"][np.isfinite(found.log_weights)][:, 0] <= WALL)
 
 
-@pytest.mark.slow
 def test_a_mixture_without_its_earlier_rows_is_caught(monkeypatch):
     """Weights by the last temperature alone, as if all particles were its draws."""
     right = persistent.log_mixture_weights

@@ -130,7 +130,6 @@ def test_the_particles_are_draws_of_the_posterior(gaussian):
     assert np.abs(t_scores(squares, NOISE / (1 + NOISE))).max() < LIMIT
 
 
-@pytest.mark.slow
 def test_weights_that_are_lost_at_resampling_are_caught(monkeypatch):
     right = fk.resample
 

@@ -128,7 +128,6 @@ def test_weights_without_the_twist_before_or_of_the_wrong_sign_are_caught(monkey
     assert z_score(fixed(POOR, num_particles=8), variant=mutant.__name__) > LIMIT
 
 
-@pytest.mark.slow
 def test_weights_without_the_proposal_are_caught(monkeypatch):
     right = twisted_model.TwistedModel._proposal
 

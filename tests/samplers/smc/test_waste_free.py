@@ -100,7 +100,6 @@ def test_evaluations_are_counted(draws):
     assert tuple(draws.num_evaluations) == (moves + likelihoods, moves)
 
 
-@pytest.mark.slow
 def test_chains_that_do_not_know_the_temperature_are_caught(monkeypatch):
     """Moves that leave the temperature before invariant: starts are right, the rest is not."""
 

@@ -78,7 +78,6 @@ def test_nested_it_is_the_tilted_law_and_z_is_unbiased(value):
     assert np.all(np.abs(two_modes.scores(found(nested), TRUTH)) < LIMIT)
 
 
-@pytest.mark.slow
 def test_without_the_weights_it_is_not():
     assert np.max(np.abs(two_modes.scores(found(make(s.SVDD, 3)), TRUTH)[:3])) > LIMIT
 
