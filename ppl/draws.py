@@ -42,8 +42,8 @@ class Run:
     rng_key
         ``{"data": [...], "impl": "threefry2x32"}``.
     seconds
-        Wall times: ``"start"``, ``"warmup"``, ``"sample"``; ``"compile"``, where known, is part
-        of these.
+        Wall times: ``"start"``, ``"warmup"``, ``"train"``, ``"sample"``; ``"compile"``, where
+        known, is part of these.
     evaluations
         (log-density, gradient) evaluations by phase; they add up to ``draws.num_evaluations``.
     stopped
@@ -450,7 +450,7 @@ class Draws:
         write(self, Path(path))
 
 
-PHASES = ("start", "warmup", "sample")
+PHASES = ("start", "warmup", "train", "sample")
 
 
 def load(path: str | Path) -> Draws:

@@ -79,7 +79,9 @@ def sample(
         `jax.sharding.Mesh` whose first axis shards the chains; see `ppl.sharding.chains_mesh`.
     until
         ``Callable[[Draws], bool]``, asked after 100, 150, 225, ... draws; true ends the run. See
-        `converged`, `elapsed` and `evaluations`.
+        `converged`, `elapsed` and `evaluations`. A learned sampler is asked after as many updates,
+        each run by itself: it is shown a batch of draws from what has been learned by then, whose
+        cost counts as training, and true ends training.
     thin
         Keep every ``thin``-th draw of a Markov chain.
 
@@ -121,7 +123,7 @@ def sample(
         case _:
             return _sample_population(
                 sampler, target, rng_key, num_samples, num_chains, progress, checkpoint,
-                {"num_warmup": num_warmup, "init": init, "mesh": mesh, "until": until},
+                until, {"num_warmup": num_warmup, "init": init, "mesh": mesh},
             )  # fmt: skip
 
 
@@ -383,9 +385,15 @@ def _sample_population(
     num_chains: int | None,
     progress: Any,
     checkpoint: str | Path | None,
+    until: Callable[[Draws], bool] | None,
     refused: dict[str, Any],
 ) -> Draws:
     name = type(sampler).__name__
+    if until is not None and not isinstance(sampler, LearnedSampler):
+        raise ValueError(
+            f"{name} ends by itself: until= (got {until!r}) is for Markov kernels and for the "
+            "training of learned samplers"
+        )
     for option, value in refused.items():
         if value is not None:
             raise ValueError(f"{name} is no Markov kernel: it takes no {option}= (got {value!r})")
@@ -399,15 +407,38 @@ def _sample_population(
     wanted = 0 if particle else _at_least(1, "num_samples", num_samples, SAMPLES)
     plan = Plan(wanted, runs, 0, 1)
     started, compiled = about.now(), about.CompileClock.read()
+    kind = _kind(sampler)
+
+    def draws_of(drawn: population.Drawn) -> Draws:
+        run = Run(
+            **_description(sampler, sampler, kind, target, rng_key, plan),
+            seconds=dict(drawn.tallies.seconds),
+            evaluations=dict(drawn.tallies.evaluations),
+            stopped=drawn.stopped,
+            versions=about.versions() | {"device": about.device()},
+            started=started,
+            notes=drawn.notes,
+        )
+        run.num_chains, run.num_samples = jax.tree.leaves(drawn.positions)[0].shape[:2]
+        return Draws(
+            drawn.positions,
+            target=target,
+            sampler=drawn.sampler,
+            stats={},
+            run=run,
+            log_weights=drawn.log_weights,
+            log_evidence=_evidence(drawn),
+            num_evaluations=_total(drawn.tallies),
+            history=drawn.history,
+        )
+
     if isinstance(sampler, ParticleSampler):
-        kind = "particle"
         store = _open(checkpoint, sampler, target, rng_key, plan, started)
         with _Bar(None, name, progress) as bar:
             drawn = population.run_particles(
                 sampler, target, rng_key, runs, checkpoint=store, progress=bar.history
             )
     elif isinstance(sampler, LearnedSampler):
-        kind = "learned"
 
         def store_of(run: int) -> Checkpoint:
             assert checkpoint is not None
@@ -421,9 +452,10 @@ def _sample_population(
             drawn = population.run_learned(
                 sampler, target, rng_key, runs, wanted,
                 checkpoint=None if checkpoint is None else store_of, progress=bar.history,
+                until=None if until is None else lambda drawn: until(draws_of(drawn)),
             )  # fmt: skip
-    elif isinstance(sampler, DirectSampler):
-        kind = "direct"
+    else:
+        assert isinstance(sampler, DirectSampler)
         if checkpoint is not None:
             raise ValueError(
                 f"{name} draws independently and keeps no state: it takes no checkpoint=; "
@@ -433,30 +465,8 @@ def _sample_population(
             drawn = population.run_direct(
                 sampler, target, rng_key, runs, wanted, progress=bar.history
             )
-    else:
-        raise TypeError(f"{name} fulfils none of the four contracts of ppl.sampler")
     _note_compile_time(drawn.tallies, compiled)
-    run = Run(
-        **_description(sampler, sampler, kind, target, rng_key, plan),
-        seconds=dict(drawn.tallies.seconds),
-        evaluations=dict(drawn.tallies.evaluations),
-        stopped=drawn.stopped,
-        versions=about.versions() | {"device": about.device()},
-        started=started,
-        notes=drawn.notes,
-    )
-    run.num_chains, run.num_samples = jax.tree.leaves(drawn.positions)[0].shape[:2]
-    return Draws(
-        drawn.positions,
-        target=target,
-        sampler=drawn.sampler,
-        stats={},
-        run=run,
-        log_weights=drawn.log_weights,
-        log_evidence=_evidence(drawn),
-        num_evaluations=_total(drawn.tallies),
-        history=drawn.history,
-    )
+    return draws_of(drawn)
 
 
 def _evidence(drawn: population.Drawn) -> Estimate | None:
@@ -500,6 +510,21 @@ def _fit(sampler: Any, target: Any) -> Any:
     return sampler.resolve(target)
 
 
+KINDS = {
+    MarkovKernel: "markov",
+    ParticleSampler: "particle",
+    LearnedSampler: "learned",
+    DirectSampler: "direct",
+}
+
+
+def _kind(sampler: Sampler) -> str:
+    for contract, kind in KINDS.items():
+        if isinstance(sampler, contract):
+            return kind
+    raise TypeError(f"{type(sampler).__name__} fulfils none of the four contracts of ppl.sampler")
+
+
 def _check_chains(kernel: MarkovKernel, plan: Plan) -> None:
     if plan.num_warmup and plan.num_chains < kernel.fewest_chains:
         name = type(kernel).__name__
@@ -536,9 +561,7 @@ def _open(
         return None
     sizes = {"num_chains": plan.num_chains, "num_warmup": plan.num_warmup, "thin": plan.thin}
     representative = target.stacked if isinstance(target, Stack) else target
-    kinds = {"MarkovKernel": "markov", "ParticleSampler": "particle", "LearnedSampler": "learned"}
-    kind = next((kinds[c.__name__] for c in type(sampler).__mro__ if c.__name__ in kinds), "direct")
-    run = _description(sampler, sampler, kind, representative, rng_key, plan)
+    run = _description(sampler, sampler, _kind(sampler), representative, rng_key, plan)
     run |= {"started": started, "versions": about.versions() | {"device": about.device()}}
     return Checkpoint(path, fingerprint(sampler, target, rng_key, sizes), {"run": run})
 

@@ -53,11 +53,11 @@ def chain_keys(rng_key: PRNGKeyArray, num_chains: int) -> Keys:
 
 
 # Uses of a key apart from the steps of a chain, folded in where steps never reach.
-START, WARM_UP, COLLECT = 2**32 - 1, 2**32 - 2, 2**32 - 3
+START, WARM_UP, COLLECT, LOOK = (2**32 - i for i in (1, 2, 3, 4))
 
 
 def key_for(rng_key: PRNGKeyArray, use: int) -> PRNGKeyArray:
-    """Key of the start, of warm-up or of the final collection."""
+    """Key of the start, of warm-up, of the final collection or of a look at a run on its way."""
     return random.fold_in(rng_key, jnp.uint32(use))
 
 

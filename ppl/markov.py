@@ -27,6 +27,17 @@ BUFFER_BYTES = 2**25
 MAX_ROWS = 16384
 
 
+FIRST_CHECK = 100  # `until` is asked after 100, 150, 225, ... draws, or updates
+
+
+def next_check(count: int, first: int = FIRST_CHECK) -> int:
+    """When `until` is asked next, after so many draws."""
+    check = first
+    while check <= count:
+        check = int(check * 1.5)
+    return check
+
+
 @dataclass(frozen=True)
 class Plan:
     """Sizes of a run and what happens between its chunks."""
@@ -36,7 +47,7 @@ class Plan:
     num_warmup: int
     thin: int
     chunk_seconds: float = 0.4
-    first_check: int = 100  # `until` is asked after 100, 150, 225, ... draws
+    first_check: int = FIRST_CHECK
 
 
 @dataclass
@@ -53,6 +64,13 @@ class Tallies:
         old = self.evaluations.get(phase, [0, 0])
         self.evaluations[phase] = [a + b for a, b in zip(old, spent, strict=True)]
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+    def add(self, other: "Tallies") -> None:
+        """What another run has cost as well."""
+        for phase, seconds in other.seconds.items():
+            self.spend(phase, other.evaluations.get(phase, [0, 0]), seconds)
+        self.warmup_divergences += other.warmup_divergences
+        self.divergences += other.divergences
 
 
 @dataclass
@@ -280,9 +298,7 @@ class Chains:
                 while self.t < border:
                     yield border - self.t, True
         while self.rows.count < plan.num_samples:
-            check = plan.first_check if checked else plan.num_samples
-            while check <= self.rows.count:
-                check = int(check * 1.5)
+            check = next_check(self.rows.count, plan.first_check) if checked else plan.num_samples
             yield (min(check, plan.num_samples) - self.rows.count) * plan.thin, False
 
     def run(
@@ -314,10 +330,9 @@ class Chains:
         return self._outcome(stopped)
 
     def _at_check(self) -> bool:
-        check = self.plan.first_check
-        while check < self.rows.count:
-            check = int(check * 1.5)
-        return check == self.rows.count or self.rows.count == self.plan.num_samples
+        count, plan = self.rows.count, self.plan
+        at_check = next_check(count - 1, plan.first_check) == count
+        return at_check or count == plan.num_samples
 
     def _advance(
         self, limit: int, pace: "Pace", checkpoint: Any, progress: Callable, *, is_window: bool

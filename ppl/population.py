@@ -17,7 +17,7 @@ from ppl.checkpoint import Checkpoint
 from ppl.chunks import LearnedProgram, ParticleProgram
 from ppl.energy import Energy
 from ppl.keys import Keys
-from ppl.markov import Pace, Rows, Tallies
+from ppl.markov import Pace, Rows, Tallies, next_check
 from ppl.sampler import DirectSampler, LearnedSampler, ParticleSampler, Trained
 
 ROWS = 512  # steps a chunk may hold
@@ -40,6 +40,10 @@ class Drawn:
 
 
 type Progress = Callable[[int, dict[str, Any]], None]
+
+
+def _silent(steps: int, infos: dict[str, Any]) -> None:
+    """No progress to show."""
 
 
 # Particles ------------------------------------------------------------------------------------
@@ -148,27 +152,49 @@ def run_learned(
     *,
     checkpoint: Callable[[int], Checkpoint] | None,
     progress: Progress,
+    until: Callable[[Drawn], bool] | None = None,
 ) -> Drawn:
-    """Train and draw, ``num_chains`` times, one run after the other with the same program."""
+    """Train and draw, ``num_chains`` times, one run after the other with the same program.
+
+    ``until`` is asked about each run by itself, after 100, 150, 225, ... updates, and shown a batch
+    of draws from what has been learned by then.
+    """
     tallies, runs, histories, notes, stopped = Tallies(), [], [], [], "complete"
-    trained = sampler
+    trained, evidence = sampler, sampler.weights_estimate_evidence
     for run in range(num_chains):
-        key = random.fold_in(rng_key, run)
+        key, spent = random.fold_in(rng_key, run), Tallies()
         state = _untrained(sampler, target, key)
         here = checkpoint(run) if checkpoint is not None else None
-        loop = Loop(LearnedProgram(sampler), target, key, state, tallies, here)
-        loop.run(sampler.num_updates, progress, phase="train")
+        loop = Loop(LearnedProgram(sampler), target, key, state, spent, here)
+
+        def enough(loop: Loop = loop) -> bool:
+            assert until is not None
+            trained = Trained(sampler, loop.state)
+            key = random.fold_in(keys.key_for(loop.keys, keys.LOOK), loop.t)
+            few = min(num_samples, sampler.batch_size)
+            drawn = _draw_run(trained, target, key, few, loop.tallies, _silent, "train")
+            history = {name: x[None] for name, x in loop.history().items()}
+            return bool(until(_join(trained, [drawn], history, loop.tallies, "running", evidence)))
+
+        check = None if until is None else enough
+        loop.run(sampler.num_updates, progress, phase="train", check=check)
         stopped = loop.stopped if loop.stopped != "complete" else stopped
         histories.append(loop.history())
-        if loop.stopped == "complete":
+        if loop.stopped != "interrupted":
             notes += sampler.notes(loop.history())
+        if loop.stopped == "until":
+            notes.append(
+                f"until= ended training after {loop.t} of {sampler.num_updates} updates: schedules "
+                "over all of them, as of learning rates, had not come to their end"
+            )
         trained = Trained(sampler, loop.state)
-        runs.append(_draw_run(trained, target, key, num_samples, tallies, progress))
+        runs.append(_draw_run(trained, target, key, num_samples, spent, progress))
+        tallies.add(spent)
         if stopped == "interrupted":
             break
     shortest = min((len(x) for h in histories for x in h.values()), default=0)
     history = {n: np.stack([h[n][:shortest] for h in histories]) for n in histories[0]}
-    drawn = _join(trained, runs, history, tallies, stopped, sampler.weights_estimate_evidence)
+    drawn = _join(trained, runs, history, tallies, stopped, evidence)
     drawn.notes += dict.fromkeys(notes)
     return drawn
 
@@ -206,6 +232,7 @@ def _draw_run(
     num_samples: int,
     tallies: Tallies,
     progress: Progress,
+    phase: str = "sample",
 ) -> tuple[PyTree, np.ndarray | None]:
     batch = sampler.batch_size
     rows = Rows(num_samples)
@@ -215,7 +242,7 @@ def _draw_run(
         drawn = jax.tree.map(np.asarray, _draw(sampler, target, batch_key, batch))
         keep = min(batch, num_samples - rows.count)
         rows.append(jax.tree.map(lambda x: x[:keep], drawn))  # noqa: B023
-        tallies.spend("sample", sampler.evaluations(batch), time.perf_counter() - began)
+        tallies.spend(phase, sampler.evaluations(batch), time.perf_counter() - began)
         progress(keep, {})
     positions, log_weights = rows.arrays
     return positions, log_weights
@@ -246,7 +273,7 @@ def _join(
 
 
 class Loop:
-    """Chunks of one program until it is done, ``limit`` steps are taken, or Ctrl-C."""
+    """Chunks of one program until it is done, ``limit`` steps are taken, a check, or Ctrl-C."""
 
     def __init__(
         self,
@@ -262,14 +289,25 @@ class Loop:
         self.t, self.done, self.stopped = 0, False, "complete"
         self.rows = Rows(0)
 
-    def run(self, limit: int, progress: Progress, phase: str = "sample") -> None:
-        """Advance; an interrupt keeps what is complete."""
+    def run(
+        self,
+        limit: int,
+        progress: Progress,
+        phase: str = "sample",
+        check: Callable[[], bool] | None = None,
+    ) -> None:
+        """Advance; an interrupt keeps what is complete. ``check`` is asked at geometric times."""
         try:
             if self.checkpoint is not None:
                 self._resume(progress)
             pace = Pace(0.4)
             while self.t < limit and not self.done:
-                self._advance(min(pace.steps(limit - self.t, 1, ROWS), ROWS), pace, progress, phase)
+                # A run that the check ended and that is called again must end there again.
+                if check is not None and next_check(self.t - 1) == self.t and check():
+                    self.stopped = "until"
+                    break
+                end = limit if check is None else min(limit, next_check(self.t))
+                self._advance(min(pace.steps(end - self.t, 1, ROWS), ROWS), pace, progress, phase)
         except KeyboardInterrupt:
             self.stopped = "interrupted"
 

@@ -2,6 +2,10 @@
 
 The driver asks after 100, 150, 225, ... draws, not after each: looking often at a noisy measure
 stops too early. What stops a run by its own draws biases it a little; a fixed length does not.
+
+The training of a learned sampler is stopped the same way, after as many updates, by a batch of
+draws from what has been learned: ``lambda draws: ppl.weights.ess(draws.log_weights[0]) > 500``. The
+draws that come back are new ones, so that nothing is biased. A budget is that of each run.
 """
 
 import math

@@ -128,7 +128,7 @@ def key_facts(subject: Any) -> list[tuple[str, str]]:
     density, gradient = draws.num_evaluations
     times = [
         f"{word} {seconds(run.seconds[phase])}"
-        for phase, word in (("warmup", "warm-up"), ("sample", "sampling"))
+        for phase, word in (("warmup", "warm-up"), ("train", "training"), ("sample", "sampling"))
         if phase in run.seconds
     ]
     total = float(sum(run.seconds.get(phase, 0.0) for phase in PHASES))

@@ -197,6 +197,50 @@ def test_until_is_asked_at_geometric_times():
     assert draws.run.stopped == "until"
 
 
+def train(**options):
+    sizes = {"num_samples": 50, "progress": False}
+    return ppl.sample(GaussianVI(num_updates=400), gaussian(3.0), 3, **sizes | options)
+
+
+def test_until_is_shown_draws_of_what_is_learned_by_then():
+    asked = []
+
+    def enough(draws):
+        asked.append((draws.history["loss"].shape, draws["x"].shape, draws["x"].mean()))
+        return draws.history["loss"].shape[1] >= 225
+
+    draws = train(until=enough)
+    assert [shapes for *shapes, _ in asked] == [[(1, n), (1, 50, 2)] for n in (100, 150, 225)]
+    assert draws.history["loss"].shape == (1, 225)
+    assert draws.run.stopped == "until"
+    assert any("ended training after 225 of 400 updates" in note for note in draws.run.notes)
+    assert draws.run.evaluations["train"] == [225 * 16 + 3 * 1024, 225 * 16]
+    means = [mean for *_, mean in asked]
+    assert sorted(means) == means
+    assert means[0] < 2 < means[2], "draws of what is learned by then, from 0 on the way to 3"
+
+
+def test_training_that_until_has_ended_ends_there_again(tmp_path):
+    enough = lambda draws: draws.history["loss"].shape[1] >= 150
+    first = train(until=enough, checkpoint=tmp_path)
+    again = train(until=enough, checkpoint=tmp_path)
+    assert again.history["loss"].shape == (1, 150)
+    assert np.array_equal(first["x"], again["x"])
+    # Looking changes nothing of what is learned or drawn.
+    never = train(until=lambda draws: False)
+    assert np.array_equal(never["x"], train()["x"])
+
+
+def test_each_run_of_a_learned_sampler_has_the_budget_for_itself():
+    draws = train(until=ppl.evaluations(1), num_chains=2)
+    assert draws.history["loss"].shape == (2, 100)
+
+
+def test_a_sampler_that_ends_by_itself_takes_no_until():
+    with pytest.raises(ValueError, match="ImportanceSampling ends by itself: until="):
+        ppl.sample(ImportanceSampling(), conjugate(), until=ppl.elapsed(1))
+
+
 def test_ctrl_c_returns_the_draws_so_far():
     def interrupt(draws):
         if draws.num_samples == 150:
