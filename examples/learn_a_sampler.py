@@ -70,6 +70,15 @@ walk = ppl.sample(chain, target, 2, num_samples=50 if smoke else 500, num_warmup
 print(f"accepted {walk.stats['acceptance_rate'].mean():.2f} of the proposals")
 
 # %%
+# It gives an SMC its first population as well. Resampled by their weights and moved, the draws have
+# equal weights and forget what the paths could not reach.
+
+smc = samplers.TemperedSMC(64 if smoke else 1024, samplers.MALA(), start=draws["CMCD"].sampler)
+cloud = ppl.sample(smc, target, 3)
+counts = np.bincount(np.asarray(target.component(cloud["x"][0])), minlength=4)
+print(f"modes {counts / counts.sum()}, log Z {cloud.log_evidence.value:.3f}, truth {truth:.3f}")
+
+# %%
 # What is judged: log Z, which an isolated mode that was missed would lower by log(4 / 3).
 
 for name, each in draws.items():

@@ -79,33 +79,10 @@ class IndependenceMetropolis(MarkovKernel):
     proposal: Any
 
     def __check_init__(self) -> None:
-        if isinstance(self.proposal, DirectSampler) or type(self.proposal) is object:
-            return
-        raise TypeError(
-            "proposal must be a sampler of independent draws; got "
-            f"{type(self.proposal).__name__}. Train one, draws = ppl.sample(samplers.PIS(), "
-            "target), and write IndependenceMetropolis(draws.sampler)"
-        )
+        require_draws("proposal", self.proposal, "IndependenceMetropolis(draws.sampler)")
 
     def check(self, target: Energy) -> None:
-        name = type(getattr(self.proposal, "sampler", self.proposal)).__name__
-        me = f"IndependenceMetropolis by {name}"
-        for capability in sorted(self.proposal.needs - target.offers):
-            raise TargetError(f"{me} needs {capability!r}: {target.refuse(capability)}")
-        try:
-            drawn, log_weights = jax.eval_shape(
-                lambda key: self.proposal.draw(key, target, 1), random.key(0)
-            )
-        except (TypeError, ValueError) as error:
-            raise TargetError(f"{me} was trained on another target: {error}") from error
-        if log_weights is None:
-            raise TargetError(f"{me} cannot be exact: {name} draws without weights")
-        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), drawn)
-        if describe(one) != describe(target.template):
-            raise TargetError(
-                f"{me} proposes {describe(one)}; positions of this target are "
-                f"{describe(target.template)}"
-            )
+        check_proposal("IndependenceMetropolis", self.proposal, target)
 
     def init(self, rng_key: PRNGKeyArray, target: Energy, position: Position) -> IndependenceState:
         batch = jax.tree.map(lambda x: x[None], position)
@@ -130,3 +107,36 @@ class IndependenceMetropolis(MarkovKernel):
         evaluations = jnp.array(self.proposal.evaluations(1), jnp.int32)
         info = IndependenceInfo(rate, is_accepted, diverging, state.log_weight, evaluations)
         return state, info
+
+
+# The door -----------------------------------------------------------------------------------------
+
+
+def require_draws(field: str, value: Any, write: str) -> None:
+    """Raise unless the value of a field is a sampler of independent draws, trained if need be."""
+    if isinstance(value, DirectSampler) or type(value) is object:
+        return
+    raise TypeError(
+        f"{field} must be a sampler of independent draws; got {type(value).__name__}. Train one, "
+        f"draws = ppl.sample(samplers.PIS(), target), and write {write}"
+    )
+
+
+def check_proposal(user: str, proposal: Any, target: Energy) -> None:
+    """Raise unless a sampler gives weighted draws of this target."""
+    name = type(getattr(proposal, "sampler", proposal)).__name__
+    me = f"{user} by {name}"
+    for capability in sorted(proposal.needs - target.offers):
+        raise TargetError(f"{me} needs {capability!r}: {target.refuse(capability)}")
+    try:
+        drawn, log_weights = jax.eval_shape(lambda k: proposal.draw(k, target, 1), random.key(0))
+    except (TypeError, ValueError) as error:
+        raise TargetError(f"{me} was trained on another target: {error}") from error
+    if log_weights is None:
+        raise TargetError(f"{me} cannot be exact: {name} draws without weights")
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), drawn)
+    if describe(one) != describe(target.template):
+        raise TargetError(
+            f"{me} proposes {describe(one)}; positions of this target are "
+            f"{describe(target.template)}"
+        )

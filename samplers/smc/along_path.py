@@ -95,7 +95,11 @@ class AlongPath(ParticleSampler):
 
     def check(self, target: Energy) -> None:
         """Raise unless the path has a start and the move can move."""
-        check_path(type(self).__name__, Path(target, self.reference), self.move)
+        check_path(type(self).__name__, self.path(target), self.move)
+
+    def path(self, target: Energy) -> Path:
+        """From the prior or the reference to this target."""
+        return Path(target, self.reference)
 
     def resolve(self, target: Energy) -> "AlongPath":
         """Lay out the move for the dimension of this target."""
@@ -115,13 +119,26 @@ class AlongPath(ParticleSampler):
 
     def init(self, rng_key: PRNGKeyArray, target: Energy) -> PathState:
         """Exact draws at b = 0; those without likelihood have no weight from the start."""
-        path = Path(target, self.reference)
+        path = self.path(target)
         positions = path.sample(rng_key, self.num_particles)
         log_ratios = path.log_ratios(positions)
-        population = fk.begin((positions, log_ratios), increments(0.0, log_ratios))
-        zero = jnp.zeros((), log_ratios.dtype)
+        return self.begun(positions, log_ratios, jnp.zeros((), log_ratios.dtype), 0.0)
+
+    def begun(
+        self,
+        positions: Position,
+        log_ratios: Float[Array, " n"],
+        inverse_temperature: Float[Array, ""],
+        log_weights: Any,
+    ) -> PathState:
+        """A first population at this temperature; without a likelihood there is no weight."""
+        log_weights = log_weights + increments(0.0, log_ratios)
         return PathState(
-            population, zero, jnp.zeros((), jnp.int32), eqx.filter(self.move, eqx.is_array), zero
+            fk.begin((positions, log_ratios), log_weights),
+            inverse_temperature,
+            jnp.zeros((), jnp.int32),
+            eqx.filter(self.move, eqx.is_array),
+            jnp.zeros((), log_weights.dtype),
         )
 
     def next_temperature(
@@ -166,7 +183,7 @@ class AlongPath(ParticleSampler):
         population, _, resampled = fk.resample(key_resample, cloud, resampler)
         positions, _ = population.particles
         moved = move(
-            key_move, self.kernel(state.kernel), Path(target, self.reference).at(next_b), positions,
+            key_move, self.kernel(state.kernel), self.path(target).at(next_b), positions,
             population.log_weights, fewest, most, tune=self.tune,
         )  # fmt: skip
         error = fk.log_evidence_error(cloud)
@@ -187,7 +204,7 @@ class AlongPath(ParticleSampler):
 
         ``cloud`` has its weights, ``population`` those after resampling, ``moved`` the positions.
         """
-        log_ratios = Path(target, self.reference).log_ratios(moved.positions)
+        log_ratios = self.path(target).log_ratios(moved.positions)
         after = PathState(
             population._replace(particles=(moved.positions, log_ratios)),
             jnp.where(fk.is_dead(population), jnp.ones_like(next_b), next_b),
@@ -233,7 +250,7 @@ class AlongPath(ParticleSampler):
         population, log_weights = state.population, state.population.log_weights
         positions, log_ratios = population.particles
         if not isinstance(log_weights, Tracer) and bool(fk.is_dead(population)):
-            path = Path(target, self.reference)
+            path = self.path(target)
             raise TargetError(why_dead(path, positions, log_ratios, type(self).__name__))
         return positions, log_weights, fk.log_evidence(population)
 
@@ -265,6 +282,11 @@ def check_move(move: Any) -> None:
 def check_path(name: str, path: Path, move: MarkovKernel | None) -> None:
     """Raise unless the path has a start and the move can move along it."""
     path.check(name)
+    check_can_move(name, path, move)
+
+
+def check_can_move(name: str, path: Path, move: MarkovKernel | None) -> None:
+    """Raise unless the move can move along the path."""
     kernel = HMC() if move is None else move
     rung = path.at(jnp.ones(()))
     for capability in sorted(kernel.needs - rung.offers):

@@ -15,6 +15,10 @@ Modes are found by the prior draws, while the surface is flat, and keep their sh
 weights, where no chain would cross. A mode that no particle is near when the modes part is lost,
 and nothing tells: several runs with fewer particles do not show it, one with more may.
 
+The first population need not be drawn from the prior. Weighted draws of pi, (x_i, w_i), such as a
+trained sampler makes, are draws of pi_b as well, with weights w_i L(x_i)^(b - 1) that have the mean
+Z_b whatever the law of x_i; the walk begins where these are even enough, at b = 1 if that is there.
+
 References
 ----------
 .. [1] P. Del Moral, A. Doucet, A. Jasra, "Sequential Monte Carlo samplers", J. R. Stat. Soc. B 68,
@@ -28,15 +32,21 @@ References
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, Float, PRNGKeyArray
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from ppl import weights
 from ppl.energy import Energy, Position, float_dtype
 from ppl.sampler import fraction, size
+from samplers.mcmc.independence import check_proposal, require_draws
 from samplers.mcmc.windows import optional
 from samplers.smc import feynman_kac as fk
-from samplers.smc.along_path import AlongPath, PathInfo, PathState
+from samplers.smc.along_path import AlongPath, PathInfo, PathState, check_can_move
 from samplers.smc.frozen import FrozenWalk, log_evidence_given
-from samplers.smc.path import Path, as_reference, as_schedule
+from samplers.smc.path import Path, as_reference, as_schedule, increments
+
+NUM_RUNGS = 64  # temperatures among which a walk from weighted draws looks for its first
 
 
 class TemperedSMC(AlongPath):
@@ -53,6 +63,12 @@ class TemperedSMC(AlongPath):
     reference
         Where to start, if not from the prior of the target: a NumPyro distribution or a target
         that can be sampled, on the unconstrained space, wider than the target.
+    start
+        Whose weighted draws are the first population, if not draws of the prior or the reference:
+        ``draws.sampler`` of a trained `PIS`, `DDS`, `GaussianVI`, ... The walk begins at the
+        highest inverse temperature at which their effective sample size is the share ``ess_kept``,
+        or where it is largest: at 1, moves follow and nothing else. A target without a prior or a
+        reference is walked at 1 alone.
     schedule
         Inverse temperatures that rise to 1, in place of those found by the weights.
     ess_kept
@@ -77,7 +93,10 @@ class TemperedSMC(AlongPath):
     TargetError
         If the target says no prior and there is no reference, if that cannot be sampled, if the
         move needs a gradient that the target lacks; and if no particle of the start has any
-        likelihood, with the observations that kill them.
+        likelihood, with the observations that kill them; if ``start`` draws without weights or
+        draws of another shape.
+    TypeError
+        If ``start`` is not trained, or no sampler of independent draws.
 
     Notes
     -----
@@ -85,6 +104,7 @@ class TemperedSMC(AlongPath):
     temperatures, moves and tuning leave it consistent. The error of one run is that of common
     ancestors (`samplers.smc.feynman_kac.log_evidence_error`), on the large side; that of several
     runs (``num_chains=``) is their spread. A particle whose likelihood is NaN dies and is counted.
+    Modes that the draws of ``start`` miss stay missed, however even their weights.
 
     Differences from the paper
     --------------------------
@@ -95,6 +115,7 @@ class TemperedSMC(AlongPath):
     num_particles: int = size("num_particles", minimum=2, default=4096)
     move: Any = None  # a MarkovKernel
     reference: Any = eqx.field(default=None, converter=as_reference)
+    start: Any = None  # a DirectSampler
     schedule: Any = eqx.field(default=None, converter=as_schedule)
     ess_kept: Float[Array, ""] = fraction("ess_kept", default=0.5)
     rule: str = eqx.field(static=True, default="ess")
@@ -108,6 +129,48 @@ class TemperedSMC(AlongPath):
         fk.check_scheme(self.resampling)
         if self.rule not in ("ess", "cess"):
             raise ValueError(f"rule must be 'ess' or 'cess'; got {self.rule!r}")
+        if self.start is None:
+            return
+        require_draws("start", self.start, "TemperedSMC(start=draws.sampler)")
+        if self.schedule is not None:
+            raise ValueError(
+                "the weights of the draws say where a walk from start= begins: it takes no "
+                f"schedule= (got {self.schedule})"
+            )
+
+    def check(self, target: Energy) -> None:
+        """Raise unless there is a start, and the move can move."""
+        if self.start is None:
+            super().check(target)
+            return
+        check_proposal("TemperedSMC", self.start, target)
+        if self.reference is not None:
+            self.path(target).check("TemperedSMC")
+        check_can_move("TemperedSMC", self.path(target), self.move)
+
+    def path(self, target: Energy) -> Path:
+        """From the prior or the reference to this target; without either, standing still at it."""
+        if self.start is None or self.reference is not None or "log_parts" in target.offers:
+            return Path(target, self.reference)
+        return Path(target, target)
+
+    def init(self, rng_key: PRNGKeyArray, target: Energy) -> PathState:
+        """Draws of the prior, or those of another sampler where their weights are even enough."""
+        if self.start is None:
+            return super().init(rng_key, target)
+        positions, log_weights = self.start.draw(rng_key, target, self.num_particles)
+        log_ratios = self.path(target).log_ratios(positions)
+        rungs = jnp.linspace(0, 1, NUM_RUNGS, dtype=log_ratios.dtype)
+        at = lambda b: weights.clean(log_weights) + increments(b - 1, log_ratios)
+        ess = jax.vmap(lambda b: weights.ess(at(b)))(rungs)
+        enough = jnp.minimum(self.ess_kept * self.num_particles, jnp.max(ess))
+        b = jnp.max(jnp.where(ess >= enough, rungs, 0))
+        return self.begun(positions, log_ratios, b, at(b))
+
+    def done(self, state: PathState) -> Bool[Array, ""]:
+        """At b = 1 and moved there, or nowhere to go."""
+        arrived = super().done(state)
+        return arrived if self.start is None else arrived & (state.step > 0)
 
     def step(
         self, rng_key: PRNGKeyArray, target: Energy, state: PathState
@@ -116,7 +179,12 @@ class TemperedSMC(AlongPath):
         resampler = fk.Resampler(self.resample_below, self.resampling)
         open_end = (1, self.max_num_moves)
         fewest, most = open_end if self.num_moves is None else (self.num_moves,) * 2
-        return self.advance(rng_key, target, state, next_b, resampler, fewest, most)
+        after, info = self.advance(rng_key, target, state, next_b, resampler, fewest, most)
+        if self.start is None:
+            return after, info
+        drawn = jnp.array(self.start.evaluations(self.num_particles), jnp.int32)
+        spent = info.num_evaluations + drawn * (state.step == 0)
+        return after, info._replace(num_evaluations=spent)
 
     def log_evidence_of(self, rng_key: PRNGKeyArray, target: Energy) -> Float[Array, ""]:
         """Log-evidence of one run with all frozen, whose exponential is unbiased."""

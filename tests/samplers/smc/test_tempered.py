@@ -12,6 +12,8 @@ from scipy.stats import norm
 import posteriordb
 import ppl
 from agreement import t_limit, t_scores
+from ppl.sampler import DirectSampler
+from samplers.direct import ExactDraws
 from samplers.langevin.mala import MALA
 from samplers.mcmc.hmc import HMC
 from samplers.mcmc.random_walk import RandomWalk
@@ -359,3 +361,99 @@ def test_a_move_that_needs_a_gradient_is_refused_where_there_is_none():
     target = ppl.posterior(dist.Poisson(3.0), lambda x: -0.1 * x.astype(float))
     with pytest.raises(ppl.TargetError, match="moves particles by HMC, which needs 'gradient'"):
         run(TemperedSMC(), target)
+
+
+# From weighted draws ------------------------------------------------------------------------------
+
+SHARES, CENTERS = np.array([0.2, 0.8]), np.array([-4.0, 4.0])
+
+
+def two_modes(x, shares, width):
+    """Log-density of a normalised mixture in the plane."""
+    squares = jnp.sum((x[None] - CENTERS[:, None]) ** 2, axis=1) / width**2
+    return jax.nn.logsumexp(jnp.log(shares) - 0.5 * squares) - jnp.log(2 * np.pi * width**2)
+
+
+class Guess(DirectSampler):
+    """Draws of both modes alike, 1 wide, that weigh what they should, or, told so, nothing."""
+
+    exactness = "asymptotically exact"
+    weighs: bool = eqx.field(static=True, default=True)
+
+    def draw(self, rng_key, target, n):
+        key_mode, key_noise = jax.random.split(rng_key)
+        centers = jax.random.choice(key_mode, CENTERS, (n, 1))
+        x = centers + jax.random.normal(key_noise, (n, 2))
+        log_q = jax.vmap(lambda x: two_modes(x, np.array([0.5, 0.5]), 1.0))(x)
+        return x, (jax.vmap(target.log_density)(x) - log_q) * self.weighs
+
+    def evaluations(self, n):
+        return (n, 0)
+
+
+def from_guess(width, num_particles, weighs=True, **options):
+    """Scores of Z and of the right mode's share, of 32 runs, and the runs."""
+    target = ppl.from_log_density(
+        lambda x, width: 1.3 + two_modes(x, SHARES, width), jnp.zeros(2), width
+    )
+    sampler = TemperedSMC(
+        num_particles, RandomWalk(step_size=0.5), start=Guess(weighs), num_moves=2, tune=False,
+        **options,
+    )  # fmt: skip
+    draws = run(sampler, target, 32)
+    shares = jax.nn.softmax(draws.log_weights, axis=1)
+    right = np.sum(shares * (draws["x"][..., 0] > 0), axis=1)
+    evidences = np.exp(draws.history["log_evidence"][:, -1].astype(float) - 1.3)
+    return abs(t_scores(evidences, 1.0)), abs(t_scores(right, 0.8)), draws
+
+
+FROM_DRAWS = t_limit(NUM_CHECKS, 31)
+
+
+def test_weighted_draws_are_a_population_that_only_has_to_move():
+    evidence, share, draws = from_guess(0.7, 256)
+    assert evidence < FROM_DRAWS
+    assert share < FROM_DRAWS
+    np.testing.assert_array_equal(draws.history["inverse_temperature"], np.ones((32, 1)))
+    # The draws, their densities on the path, one at the start of the moves and one for each.
+    assert draws.num_evaluations[0] == 32 * 256 * (1 + 2 + 1 + 2)
+
+
+def test_weights_that_a_start_drops_are_caught():
+    evidence, share, _ = from_guess(0.7, 256, weighs=False)
+    assert evidence > FROM_DRAWS
+    assert share > FROM_DRAWS
+
+
+@pytest.mark.slow  # 8 seconds
+def test_uneven_weights_begin_higher_up_and_walk_down():
+    wide = dist.Normal(jnp.zeros(2), 5.0).to_event(1)
+    evidence, share, draws = from_guess(0.1, 256, reference=wide)
+    assert evidence < FROM_DRAWS
+    assert share < FROM_DRAWS
+    temperatures = draws.history["inverse_temperature"]
+    assert (temperatures[:, 0] < 1).all()
+    assert temperatures.shape[1] < 8
+
+
+@pytest.mark.slow  # 8 seconds
+def test_weights_that_stay_those_of_the_target_are_caught(monkeypatch):
+    begun, wide = TemperedSMC.begun, dist.Normal(jnp.zeros(2), 5.0).to_event(1)
+    monkeypatch.setattr(
+        TemperedSMC, "begun", lambda self, x, v, b, w: begun(self, x, v, b, w - (b - 1) * v)
+    )
+    evidence, *_ = from_guess(0.1, 258, reference=wide)
+    assert evidence > FROM_DRAWS
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"start": MALA()}, TypeError, "start must be a sampler of independent draws; got MALA"),
+        ({"start": Guess(), "schedule": (0.5, 1.0)}, ValueError, "it takes no schedule="),
+        ({"start": ExactDraws()}, ValueError, "TemperedSMC by ExactDraws .*draws without weights"),
+    ],
+)
+def test_a_start_that_cannot_be_one_is_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        run(TemperedSMC(**options), ppl.from_distribution(dist.Normal(0, 1)))

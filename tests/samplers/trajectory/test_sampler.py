@@ -12,9 +12,12 @@ from numpyro.distributions import constraints
 from scipy.special import expit
 
 import ppl
+from agreement import t_limit, t_scores
 from models.targets.gaussian_mixture import GaussianMixture
 from samplers.mcmc.independence import IndependenceMetropolis
+from samplers.mcmc.random_walk import RandomWalk
 from samplers.networks import MLP
+from samplers.smc.tempered import TemperedSMC
 from samplers.trajectory.cmcd import CMCD
 from samplers.trajectory.dds import DDS
 from samplers.trajectory.dis import DIS
@@ -144,6 +147,19 @@ def test_a_chain_that_forgets_its_weight_is_caught(draws):
     )  # fmt: skip
     value = run["x"][:, -1, 1] ** 2
     assert abs(value.mean() - 3.25) > 4.9 * value.std() / 1500**0.5
+
+
+@pytest.mark.slow  # 10 seconds
+def test_its_weighted_draws_are_the_first_population_of_an_smc(draws):
+    """Hardly trained, it weighs draws unevenly; resampled and moved, they have equal weights."""
+    smc = TemperedSMC(512, RandomWalk(step_size=0.5), start=draws.sampler, num_moves=3)
+    run = ppl.sample(smc, SOFT, 8, num_chains=16, progress=False)
+    evidences = np.exp(run.history["log_evidence"][:, -1].astype(float) - LOG_Z)
+    assert abs(t_scores(evidences, 1.0)) < t_limit(60, 15)
+    squares = np.mean(run["x"] ** 2, axis=(1, 2))
+    assert abs(t_scores(squares, 3.25)) < t_limit(60, 15)
+    unweighted = np.mean(draws["x"] ** 2, axis=2)
+    assert abs(t_scores(unweighted[0], 3.25)) > t_limit(60, 599)
 
 
 def test_weighted_draws_start_a_markov_kernel(draws):
