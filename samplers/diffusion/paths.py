@@ -154,6 +154,14 @@ class NoisePath(eqx.Module):
         """Noise of one point at unit level."""
         return random.normal(rng_key, shape, dtype)
 
+    def require_gaussian(self, adder: Any, instead: str) -> None:
+        """Raise where the noise that something adds would be another kind of noise."""
+        if not self.gaussian:
+            raise ValueError(
+                f"{adder} adds noise, and the noises of two levels of {type(self).__name__} do not "
+                f"add up: {instead}"
+            )
+
 
 class VPLinear(NoisePath):
     """Variance-preserving path whose beta rises linearly: DDPM's."""

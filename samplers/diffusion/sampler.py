@@ -115,11 +115,8 @@ class DiffusionSampler(DirectSampler):
         table = self.solver.value.table(
             path, self.schedule.value, self.num_steps, denoise_last=self.denoise_last
         )
-        if table.rows.S.shape[2] and not path.gaussian:
-            raise ValueError(
-                f"{self.solver} adds noise, and the noises of two levels of {type(path).__name__} "
-                "do not add up: take a deterministic solver"
-            )
+        if table.rows.S.shape[2]:
+            path.require_gaussian(self.solver, "take a deterministic solver")
         return replace(self, table=table)
 
     def draw(self, rng_key: PRNGKeyArray, target: Any, n: int) -> tuple[Position, None]:

@@ -1,17 +1,16 @@
-"""Methods that move between levels in a way of their own: chains on the Feynman-Kac engine.
+"""Methods that move between levels in a way of their own, for one point at a time.
 
-    x_t ~ M_t(x_(t-1), .; y),     log G_t = 0
+    x_(t-1) ~ M_t(x_t, .; y),     log G_t = 0
 
 The data are in the moves, and no weight says how wrong these are: each draw is the end of a chain
-of its own, and biased. The loop over levels is that of `samplers.smc.feynman_kac`; a method writes
-its start and its move for a single chain, in the coordinates of
-`samplers.diffusion.inverse.problem`. Loops inside a move (an inner ordinary differential equation,
-Langevin steps) are the method's own.
+of its own, and biased. The model is one of `samplers.diffusion.chain`; a method writes its start
+and its move for a single chain, in the coordinates of `samplers.diffusion.inverse.problem`. Loops
+inside a move (an inner ordinary differential equation, Langevin steps) are the method's own.
 """
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -22,44 +21,35 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ppl.energy import Energy, Position
 from ppl.sampler import DirectSampler, Exactness
+from samplers.diffusion.chain import ReverseModel, Step, ancestral, cast, steps
 from samplers.diffusion.inverse.problem import Problem, require_prior
 from samplers.diffusion.paths import Level, NoisePath
 from samplers.diffusion.sampler import Silent
 from samplers.diffusion.schedules import grid
+from samplers.diffusion.solvers.solver import CLEAN
 from samplers.smc import feynman_kac as fk
 
 
-class Rows(NamedTuple):
-    """One move, or all of them with a leading axis.
-
-    ``level`` is where it starts and ``next_kappa`` where it arrives, zero in the last; ``inner``
-    are levels from there toward the data, for methods that walk them within a move; ``progress``
-    goes from 0 to 1.
-    """
-
-    level: Level
-    next_kappa: Any
-    inner: Level
-    progress: Any
-
-
-class ChainModel(fk.FeynmanKac):
-    """A method's chains as a Feynman-Kac model without potentials."""
+class PointModel(ReverseModel):
+    """A method's chains of single points as a Feynman-Kac model without potentials."""
 
     sampler: Any
     problem: Problem
-    first: Rows
+    steps: Step
 
     def start(self, rng_key: PRNGKeyArray, n: int) -> tuple[PyTree, Float[Array, " n"]]:
         begin = lambda key: self.sampler.begin(key, self.problem, self.first)
         return jax.vmap(begin)(random.split(rng_key, n)), self._equal(n)
 
     def advance(
-        self, rng_key: PRNGKeyArray, particles: PyTree, row: Rows
+        self, rng_key: PRNGKeyArray, particles: PyTree, row: Step
     ) -> tuple[PyTree, Float[Array, " n"]]:
         n = len(jax.tree.leaves(particles)[0])
         move = lambda key, state: self.sampler.move(key, self.problem, state, row)
         return jax.vmap(move)(random.split(rng_key, n), particles), self._equal(n)
+
+    def positions(self, particles: PyTree) -> Position:
+        return jax.vmap(lambda x: self.problem.position(self.sampler.result(x)))(particles)
 
     def _equal(self, n: int) -> Float[Array, " n"]:
         return jnp.zeros(n, self.problem.prior.point.dtype)
@@ -72,18 +62,18 @@ class Chain(DirectSampler):
     exactness: ClassVar[Exactness] = "biased"
 
     num_steps: eqx.AbstractVar[int]
-    rows: eqx.AbstractVar[Rows | None]
+    steps: eqx.AbstractVar[Step | None]
 
     @abstractmethod
-    def write(self, path: NoisePath) -> Rows:
+    def write(self, path: NoisePath) -> Step:
         """All moves, on the host in float64."""
 
     @abstractmethod
-    def begin(self, rng_key: PRNGKeyArray, problem: Problem, first: Rows) -> PyTree:
+    def begin(self, rng_key: PRNGKeyArray, problem: Problem, first: Step) -> PyTree:
         """State of a chain before the first move."""
 
     @abstractmethod
-    def move(self, rng_key: PRNGKeyArray, problem: Problem, state: PyTree, row: Rows) -> PyTree:
+    def move(self, rng_key: PRNGKeyArray, problem: Problem, state: PyTree, step: Step) -> PyTree:
         """State after one move."""
 
     def result(self, state: PyTree) -> Array:
@@ -100,29 +90,27 @@ class Chain(DirectSampler):
 
     def resolve(self, target: Any) -> "Chain":
         path = target.prior.path
-        if not path.gaussian:
-            raise ValueError(
-                f"{type(self).__name__} adds noise, and the noises of two levels of "
-                f"{type(path).__name__} do not add up: take a Gaussian path such as samplers.EDM()"
-            )
-        return replace(self, rows=self.write(path))
+        path.require_gaussian(type(self).__name__, "take a Gaussian path such as samplers.EDM()")
+        return replace(self, steps=self.write(path))
 
     def draw(self, rng_key: PRNGKeyArray, target: Any, n: int) -> tuple[Position, None]:
-        assert self.rows is not None, "resolve(target) first, as ppl.sample does"
-        problem = Problem(target)  # pyright: ignore[reportCallIssue]
-        dtype = problem.prior.point.dtype
-        rows = jax.tree.map(lambda x: jnp.asarray(x, dtype), self.rows)
-        first = jax.tree.map(lambda x: x[0], rows)
-        model = ChainModel(self, problem, first)  # pyright: ignore[reportCallIssue]
-        never = fk.Resampler(-1.0)
-        states = fk.run(rng_key, model, rows, n, never).population.particles
-        return jax.vmap(lambda state: problem.position(self.result(state)))(states), None
+        problem, steps = on_steps(target, self.steps)
+        model = PointModel(sampler=self, problem=problem, steps=steps)
+        run = fk.run(rng_key, model, steps, n, fk.Resampler(-1.0))
+        return model.positions(run.population.particles), None
 
     def evaluations(self, n: int) -> tuple[int, int]:
         return (0, n * self.num_steps * self.evaluations_per_step)
 
 
-# Rows -----------------------------------------------------------------------------------------
+# Steps ----------------------------------------------------------------------------------------
+
+
+def on_steps(target: Any, written: Step | None) -> tuple[Problem, Step]:
+    """The problem, and the steps in the number format of its points."""
+    assert written is not None, "resolve(target) first, as ppl.sample does"
+    problem = Problem(target)  # pyright: ignore[reportCallIssue]
+    return problem, cast(written, problem.prior.point.dtype)
 
 
 def levels(path: NoisePath, kappas: Any) -> Level:
@@ -137,17 +125,16 @@ def down_from(path: NoisePath, kappas: np.ndarray, num_inner: int, rho: float = 
     return levels(path, (high + share * (low - high)) ** rho)
 
 
-def moves(path: NoisePath, kappas: np.ndarray, num_inner: int = 1) -> Rows:
-    """Moves from each level to the next and from the last to no noise."""
-    return Rows(
-        levels(path, kappas),
-        np.append(kappas[1:], 0.0),
-        down_from(path, kappas, num_inner),
-        np.linspace(0.0, 1.0, len(kappas)),
-    )
+def moves(path: NoisePath, kappas: np.ndarray, num_inner: int = 1) -> Step:
+    """Moves from each level to the next and from the last to no noise.
+
+    ``inside`` are levels from their start toward the data, for methods that walk them in a move.
+    """
+    grid = jax.tree.map(np.append, levels(path, kappas), CLEAN)
+    return steps(grid, inside=down_from(path, kappas, num_inner))
 
 
-def scheduled(path: NoisePath, schedule: Silent, num_steps: int, num_inner: int = 1) -> Rows:
+def scheduled(path: NoisePath, schedule: Silent, num_steps: int, num_inner: int = 1) -> Step:
     """The moves of a schedule, as `DiffusionSampler` takes one."""
     if num_steps < 2:
         raise ValueError(f"num_steps must be an integer, at least 2; got {num_steps}")
@@ -168,8 +155,7 @@ def walk(rng_key: PRNGKeyArray, problem: Problem, z: Array, inner: Level, *, noi
 
     def step(z: Array, at: Any) -> tuple[Array, None]:
         level, kappa, key = at
-        ratio = kappa / level.kappa
-        kept, sd = (ratio**2, kappa * jnp.sqrt(1 - ratio**2)) if noise else (ratio, 0.0)
+        kept, sd = ancestral(level.kappa, kappa) if noise else (kappa / level.kappa, 0.0)
         eps = random.normal(key, z.shape, z.dtype)
         return kept * z + (1 - kept) * problem.denoise(z, level) + sd * eps, None
 

@@ -33,7 +33,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ppl.linear_gaussian import LinearGaussian
 from ppl.sampler import positive, size
-from samplers.diffusion.inverse.chain import Chain, Rows, langevin, scheduled, walk
+from samplers.diffusion.chain import Step
+from samplers.diffusion.inverse.chain import Chain, langevin, scheduled, walk
 from samplers.diffusion.inverse.guided import batch_size, schedule
 from samplers.diffusion.inverse.problem import Problem, require_linear
 from samplers.diffusion.paths import NoisePath
@@ -79,23 +80,23 @@ class DAPS(Chain):
     schedule: Silent = schedule()
     num_steps: int = size("num_steps", default=200)
     batch_size: int = batch_size()  # pyright: ignore[reportIncompatibleVariableOverride]
-    rows: Rows | None = None
+    steps: Step | None = None
 
     def check(self, target: Any) -> None:
         super().check(target)
         if self.tau is not None or isinstance(target.log_likelihood_fn, LinearGaussian):
             require_linear(target, "DAPS(tau=...)" if self.tau is not None else "DAPS")
 
-    def write(self, path: NoisePath) -> Rows:
+    def write(self, path: NoisePath) -> Step:
         return scheduled(path, self.schedule, self.num_steps, self.num_ode_steps)
 
-    def begin(self, rng_key: PRNGKeyArray, problem: Problem, first: Rows) -> Array:
-        return first.level.kappa * problem.prior.noise(rng_key, 1)[0]
+    def begin(self, rng_key: PRNGKeyArray, problem: Problem, first: Step) -> Array:
+        return first.start.kappa * problem.prior.noise(rng_key, 1)[0]
 
-    def move(self, rng_key: PRNGKeyArray, problem: Problem, state: Array, row: Rows) -> Array:
+    def move(self, rng_key: PRNGKeyArray, problem: Problem, state: Array, step: Step) -> Array:
         key_draw, key_noise = random.split(rng_key)
-        x = walk(key_draw, problem, state, row.inner, noise=False)
-        variance = row.level.kappa**2
+        x = walk(key_draw, problem, state, step.inside, noise=False)
+        variance = step.start.kappa**2
         if self.data_variance is not None:
             v = self.data_variance.astype(x.dtype)
             variance = variance * v / (variance + v)
@@ -107,15 +108,16 @@ class DAPS(Chain):
             log_likelihood = lambda x: likelihood(problem.position(x))
             if not self.langevin:
                 drawn = likelihood.draw_given(key_draw, problem.position(x), variance)
-                return self._renoised(key_noise, problem.point(drawn), row)
+                return self._renoised(key_noise, problem.point(drawn), step)
         else:
             log_likelihood = problem.log_likelihood
-        size = self.step_size.astype(x.dtype) * (1 - (1 - LAST_STEP) * row.progress)
+        progress = step.index.astype(x.dtype) / (self.num_steps - 1)
+        size = self.step_size.astype(x.dtype) * (1 - (1 - LAST_STEP) * progress)
         drawn = langevin(key_draw, log_likelihood, x, variance, size, self.num_langevin_steps)
-        return self._renoised(key_noise, drawn, row)
+        return self._renoised(key_noise, drawn, step)
 
-    def _renoised(self, rng_key: PRNGKeyArray, x: Array, row: Rows) -> Array:
-        return x + row.next_kappa * random.normal(rng_key, x.shape, x.dtype)
+    def _renoised(self, rng_key: PRNGKeyArray, x: Array, step: Step) -> Array:
+        return x + step.end.kappa * random.normal(rng_key, x.shape, x.dtype)
 
     @property
     def evaluations_per_step(self) -> int:

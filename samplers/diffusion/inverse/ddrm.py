@@ -25,8 +25,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ppl.energy import Energy
 from ppl.linear_operators import normal_like
 from ppl.sampler import share, size
+from samplers.diffusion.chain import Step
 from samplers.diffusion.inverse.basis import Basis, require_basis
-from samplers.diffusion.inverse.chain import Chain, Rows, scheduled
+from samplers.diffusion.inverse.chain import Chain, scheduled
 from samplers.diffusion.inverse.guided import batch_size, schedule
 from samplers.diffusion.inverse.problem import Problem, require_linear
 from samplers.diffusion.paths import NoisePath
@@ -60,28 +61,28 @@ class DDRM(Chain):
     schedule: Silent = schedule()
     num_steps: int = size("num_steps", default=100)
     batch_size: int = batch_size()  # pyright: ignore[reportIncompatibleVariableOverride]
-    rows: Rows | None = None
+    steps: Step | None = None
 
     def check(self, target: Energy) -> None:
         super().check(target)
         require_linear(target, "DDRM", noise=False, svd=True)
         require_basis(target, "DDRM")
 
-    def write(self, path: NoisePath) -> Rows:
+    def write(self, path: NoisePath) -> Step:
         return scheduled(path, self.schedule, self.num_steps)
 
-    def begin(self, rng_key: PRNGKeyArray, problem: Problem, first: Rows) -> Array:
-        basis, kappa = Basis(problem), first.level.kappa
+    def begin(self, rng_key: PRNGKeyArray, problem: Problem, first: Step) -> Array:
+        basis, kappa = Basis(problem), first.start.kappa
         known = basis.seen & (kappa >= basis.noise)
         sd = jnp.sqrt(jnp.where(known, kappa**2 - basis.noise**2, kappa**2))
         eps = normal_like(rng_key, basis.data)
         return basis.point(jnp.where(known, basis.data, 0) + sd * eps)
 
-    def move(self, rng_key: PRNGKeyArray, problem: Problem, state: Array, row: Rows) -> Array:
-        basis, kappa, after = Basis(problem), row.level.kappa, row.next_kappa
+    def move(self, rng_key: PRNGKeyArray, problem: Problem, state: Array, step: Step) -> Array:
+        basis, kappa, after = Basis(problem), step.start.kappa, step.end.kappa
         eta, eta_data = self.eta.astype(state.dtype), self.eta_data.astype(state.dtype)
         d, r = basis.data, basis.noise
-        z, h = (basis.coefficients(x) for x in (state, problem.denoise(state, row.level)))
+        z, h = (basis.coefficients(x) for x in (state, problem.denoise(state, step.start)))
         eps = normal_like(rng_key, z)
         kept = jnp.sqrt(1 - eta**2) * after
         unseen = h + kept * (z - h) / kappa + eta * after * eps

@@ -37,7 +37,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from ppl.energy import Energy, Position
 from ppl.linear_operators import inner
 from ppl.sampler import DirectSampler, Exactness, share, size
-from samplers.diffusion.inverse.chain import Rows, scheduled
+from samplers.diffusion.chain import ReverseModel, Step, at
+from samplers.diffusion.inverse.chain import on_steps, scheduled
 from samplers.diffusion.inverse.guided import batch_size, schedule
 from samplers.diffusion.inverse.problem import Problem, require_linear, require_prior
 from samplers.diffusion.sampler import Silent
@@ -51,32 +52,22 @@ class Filtered(NamedTuple):
     mean: Float[Array, "n ..."]
 
 
-class FilterRow(NamedTuple):
-    """A step: where it leads, the data it sees there, and the step after it with its data."""
-
-    rows: Rows
-    observed: PyTree
-    next_rows: Rows
-    next_observed: PyTree
-    is_last: Array
-
-
-class Filter(fk.FeynmanKac):
-    """The model of the module, on one path of the data."""
+class Filter(ReverseModel):
+    """The model of the module, on one path of the data: at the start, and after each step."""
 
     problem: Problem
+    steps: Step
     eta: Float[Array, ""]
-    first: Rows
-    observed: PyTree  # at the first level, and at the second
-    next_observed: PyTree
+    at_start: PyTree
+    after: PyTree
 
-    def promise(self, z: Array, row: Rows, observed: PyTree) -> tuple[Array, Float[Array, " n"]]:
+    def promise(self, z: Array, step: Step) -> tuple[Array, Float[Array, " n"]]:
         """Means of the moves from z, and their weights."""
-        likelihood = self.problem.likelihood.given(observed)
-        kept, sd = step(row, self.eta)
+        likelihood = self.problem.likelihood.given(at(self.after, step.index))
+        kept, sd = partly_new(step, self.eta)
 
         def one(z: Array) -> tuple[Array, Array]:
-            mean = kept * z + (1 - kept) * self.problem.denoise(z, row.level)
+            mean = kept * z + (1 - kept) * self.problem.denoise(z, step.start)
             residual = likelihood.residual(self.problem.position(mean))
             return mean, -inner(residual, likelihood.solve_observed(residual, sd**2)) / 2
 
@@ -93,27 +84,31 @@ class Filter(fk.FeynmanKac):
     def start(self, rng_key: PRNGKeyArray, n: int) -> tuple[Filtered, Float[Array, " n"]]:
         point = self.problem.prior.point
         zero = jnp.zeros((n, *point.shape), point.dtype)
-        z = self.drawn(rng_key, zero, self.first.level.kappa, self.observed)
-        mean, log_potentials = self.promise(z, self.first, self.next_observed)
+        z = self.drawn(rng_key, zero, self.first.start.kappa, self.at_start)
+        mean, log_potentials = self.promise(z, self.first)
         return Filtered(z, mean), log_potentials
 
     def advance(
-        self, rng_key: PRNGKeyArray, particles: Filtered, row: FilterRow
+        self, rng_key: PRNGKeyArray, particles: Filtered, row: Step
     ) -> tuple[Filtered, Float[Array, " n"]]:
-        _, sd = step(row.rows, self.eta)
-        z = self.drawn(rng_key, particles.mean, sd, row.observed)
+        _, sd = partly_new(row, self.eta)
+        z = self.drawn(rng_key, particles.mean, sd, at(self.after, row.index))
         mean, log_potentials = lax.cond(
             row.is_last,
             lambda: (z, jnp.zeros(len(z), z.dtype)),
-            lambda: self.promise(z, row.next_rows, row.next_observed),
+            lambda: self.promise(z, at(self.steps, row.index + 1)),
         )
         return Filtered(z, mean), log_potentials
 
+    def positions(self, particles: Filtered) -> Position:
+        return jax.vmap(self.problem.position)(particles.z)
 
-def step(row: Rows, eta: Array) -> tuple[Array, Array]:
-    """Share of the point and sd of the noise in a step of DDIM."""
-    eta = eta.astype(row.next_kappa.dtype)
-    return jnp.sqrt(1 - eta**2) * row.next_kappa / row.level.kappa, eta * row.next_kappa
+
+def partly_new(step: Step, eta: Array) -> tuple[Array, Array]:
+    """Share of the point and sd of the noise in a step of DDIM, with a share of it new."""
+    kappa, after = step.start.kappa, step.end.kappa
+    eta = eta.astype(after.dtype)
+    return jnp.sqrt(1 - eta**2) * after / kappa, eta * after
 
 
 class FPSSMC(DirectSampler):
@@ -145,51 +140,44 @@ class FPSSMC(DirectSampler):
     schedule: Silent = schedule()
     num_steps: int = size("num_steps", default=100)
     batch_size: int = batch_size()  # pyright: ignore[reportIncompatibleVariableOverride]
-    rows: Rows | None = None
+    steps: Step | None = None
 
     def check(self, target: Energy) -> None:
         require_prior(target, "FPSSMC")
         require_linear(target, "FPSSMC")
 
     def resolve(self, target: Any) -> "FPSSMC":
-        return replace(self, rows=scheduled(target.prior.path, self.schedule, self.num_steps))
+        return replace(self, steps=scheduled(target.prior.path, self.schedule, self.num_steps))
 
     def draw(self, rng_key: PRNGKeyArray, target: Any, n: int) -> tuple[Position, None]:
-        assert self.rows is not None, "resolve(target) first, as ppl.sample does"
-        problem = Problem(target)  # pyright: ignore[reportCallIssue]
-        dtype = problem.prior.point.dtype
-        rows = jax.tree.map(lambda x: jnp.asarray(x, dtype), self.rows)
-        points = jax.vmap(lambda key: self._one(key, problem, rows))(random.split(rng_key, n))
-        return jax.vmap(problem.position)(points), None
+        problem, steps = on_steps(target, self.steps)
+        one = lambda key: self._one(key, problem, steps)
+        return jax.vmap(one)(random.split(rng_key, n)), None
 
-    def _one(self, rng_key: PRNGKeyArray, problem: Problem, rows: Rows) -> Array:
+    def _one(self, rng_key: PRNGKeyArray, problem: Problem, steps: Step) -> Position:
         key_path, key_run, key_choice = random.split(rng_key, 3)
-        at = lambda tree, i: jax.tree.map(lambda x: x[i], tree)
-        first, start, path = at(rows, 0), *self.path(key_path, problem, rows)
-        later = lambda tree: jax.tree.map(lambda x: jnp.concatenate([x[1:], x[-1:]]), tree)
-        is_last = jnp.arange(self.num_steps) == self.num_steps - 1
-        model = Filter(problem, self.eta, first, start, at(path, 0))  # pyright: ignore[reportCallIssue]
-        table = FilterRow(rows, path, later(rows), later(path), is_last)
-        population = fk.run(key_run, model, table, self.num_particles, fk.Resampler(0.5)).population
+        at_start, after = self.path(key_path, problem, steps)
+        model = Filter(problem=problem, steps=steps, eta=self.eta, at_start=at_start, after=after)
+        population = fk.run(key_run, model, steps, self.num_particles, fk.Resampler(0.5)).population
         chosen = random.categorical(key_choice, population.log_weights)
-        return population.particles.z[chosen]
+        return at(model.positions(population.particles), chosen)
 
-    def path(self, rng_key: PRNGKeyArray, problem: Problem, rows: Rows) -> tuple[PyTree, PyTree]:
+    def path(self, rng_key: PRNGKeyArray, problem: Problem, steps: Step) -> tuple[PyTree, PyTree]:
         """The data at the first level, and after each step, the last as they are."""
         point, likelihood = problem.prior.point, problem.likelihood
         noise = lambda key: problem.forward(random.normal(key, point.shape, point.dtype))
         add = lambda a, x, b, y: jax.tree.map(lambda x, y: a * x + b * y, x, y)
         key_start, key_steps = random.split(rng_key)
-        kappa = rows.level.kappa[0]
+        kappa = steps.start.kappa[0]
         offset = jax.tree.map(lambda x: kappa * x, noise(key_start))
 
         def one(offset: PyTree, at: Any) -> tuple[PyTree, PyTree]:
-            row, key = at
-            kept, sd = step(row, self.eta)
+            step, key = at
+            kept, sd = partly_new(step, self.eta)
             offset = add(kept, offset, sd, noise(key))
             return offset, add(1, likelihood.observation, 1, offset)
 
-        _, path = lax.scan(one, offset, (rows, random.split(key_steps, self.num_steps)))
+        _, path = lax.scan(one, offset, (steps, random.split(key_steps, self.num_steps)))
         return add(1, likelihood.observation, 1, offset), path
 
     def evaluations(self, n: int) -> tuple[int, int]:

@@ -88,11 +88,8 @@ class Guided(DirectSampler):
         path = target.prior.path
         table = self.solver.value.table(path, self.schedule.value, self.num_steps)
         rows, name = table.rows, type(self).__name__
-        if rows.S.shape[2] and not path.gaussian:
-            raise ValueError(
-                f"{self.solver} adds noise, and the noises of two levels of {type(path).__name__} "
-                "do not add up: take a deterministic solver"
-            )
+        if rows.S.shape[2]:
+            path.require_gaussian(self.solver, "take a deterministic solver")
         single = rows.B.shape[1:] == (1, 1) and np.all(rows.G == DENOISED)
         if not (self.any_solver or single):
             raise ValueError(

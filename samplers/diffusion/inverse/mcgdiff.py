@@ -44,17 +44,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 from jax.scipy.stats import norm
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ppl.energy import Energy, Position
-from ppl.sampler import Exactness, ParticleSampler, fraction, share, size
+from ppl.sampler import Exactness, fraction, share, size
+from samplers.diffusion.chain import AlongLevels, ReverseModel, Step, ancestral, at
 from samplers.diffusion.inverse.basis import Basis, require_basis
-from samplers.diffusion.inverse.chain import Rows, moves
+from samplers.diffusion.inverse.chain import moves, on_steps
 from samplers.diffusion.inverse.guided import schedule
 from samplers.diffusion.inverse.problem import Problem, require_linear, require_prior
 from samplers.diffusion.sampler import Silent
 from samplers.diffusion.schedules import grid
-from samplers.smc import feynman_kac as fk
 
 MOST_INSERTED = 64  # levels of singular values that are added to those of the schedule
 
@@ -66,11 +66,11 @@ class Held(NamedTuple):
     mean: Float[Array, "n ..."]
 
 
-class HeldChain(fk.FeynmanKac):
-    """The model of the module, on the levels of ``rows``."""
+class HeldChain(ReverseModel):
+    """The model of the module."""
 
     problem: Problem
-    rows: Rows
+    steps: Step
     left: Float[Array, ""]
 
     # Coordinates --------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ class HeldChain(fk.FeynmanKac):
 
     def held(self) -> tuple[Array, Array]:
         """Of each coordinate: the index of its level tau, -1 where nothing is seen, and e."""
-        basis, kappas = self.basis, self.rows.level.kappa
+        basis, kappas = self.basis, self.steps.start.kappa
         wanted = jnp.sqrt(1 - self.left.astype(kappas.dtype)) * basis.noise
         # The first level that is low enough; a level inserted for it is so up to rounding.
         low_enough = kappas <= wanted[..., None] * (1 + 1e-4)
@@ -96,23 +96,18 @@ class HeldChain(fk.FeynmanKac):
     def spread(self, index: Any) -> tuple[Array, Array]:
         """Whether each coordinate is still to be held at this level, and v there."""
         at, rest = self.held()
-        kappas = self.rows.level.kappa
+        kappas = self.steps.start.kappa
         kappa = kappas[jnp.minimum(index, len(kappas) - 1)]
         ahead = index <= at
         return ahead, jnp.where(ahead, kappa**2 - kappas[jnp.maximum(at, 0)] ** 2 + rest, 1.0)
 
-    def step(self, row: Rows) -> tuple[Array, Array]:
-        """Weight of the point and sd of the noise in a step of the chain."""
-        ratio = (row.next_kappa / row.level.kappa) ** 2
-        return ratio, row.next_kappa * jnp.sqrt(1 - ratio)
-
-    def promise(self, z: Array, row: Rows, index: Array) -> tuple[Array, Float[Array, " n"]]:
+    def promise(self, z: Array, step: Step) -> tuple[Array, Float[Array, " n"]]:
         """Mean of the move from z, and the weight that is known before it."""
-        basis = self.basis
-        point = lambda c: self.problem.denoise(basis.point(c), row.level)
+        basis, index = self.basis, step.index
+        point = lambda c: self.problem.denoise(basis.point(c), step.start)
         denoised = jax.vmap(lambda c: basis.coefficients(point(c)))(z)
-        ratio, sd = self.step(row)
-        mean = ratio * z + (1 - ratio) * denoised
+        kept, sd = ancestral(step.start.kappa, step.end.kappa)
+        mean = kept * z + (1 - kept) * denoised
         (_, v), (ahead, after) = self.spread(index), self.spread(index + 1)
         promised = norm.logpdf(basis.data, mean, jnp.sqrt(sd**2 + after))
         kept = norm.logpdf(basis.data, z, jnp.sqrt(v))
@@ -122,54 +117,38 @@ class HeldChain(fk.FeynmanKac):
     # The contract of the engine -----------------------------------------------------------------
 
     def start(self, rng_key: PRNGKeyArray, n: int) -> tuple[Held, Float[Array, " n"]]:
-        first, basis = jax.tree.map(lambda x: x[0], self.rows), self.basis
-        kappa, index = first.level.kappa, jnp.zeros((), jnp.int32)
-        ahead, v = self.spread(index)
+        first, basis = self.first, self.basis
+        kappa = first.start.kappa
+        ahead, v = self.spread(first.index)
         gain = jnp.where(ahead, kappa**2 / (kappa**2 + v), 0)
         eps = random.normal(rng_key, (n, *basis.data.shape), kappa.dtype)
         z = gain * basis.data + kappa * jnp.sqrt(1 - gain) * eps
         seen = norm.logpdf(basis.data, 0, jnp.sqrt(kappa**2 + v))
         constant = jnp.sum(jnp.where(ahead, seen, 0)) + basis.log_constant
-        mean, log_potentials = self.promise(z, first, index)
+        mean, log_potentials = self.promise(z, first)
         return Held(z, mean), log_potentials + constant
 
     def advance(
-        self, rng_key: PRNGKeyArray, particles: Held, row: tuple[Rows, Rows, Array]
+        self, rng_key: PRNGKeyArray, particles: Held, row: Step
     ) -> tuple[Held, Float[Array, " n"]]:
-        now, after, index = row
-        ahead, v = self.spread(index + 1)
-        _, sd = self.step(now)
+        ahead, v = self.spread(row.index + 1)
+        _, sd = ancestral(row.start.kappa, row.end.kappa)
         gain = jnp.where(ahead, sd**2 / (sd**2 + v), 0)
         eps = random.normal(rng_key, particles.z.shape, particles.z.dtype)
         mean = particles.mean
         z = gain * self.basis.data + (1 - gain) * mean + sd * jnp.sqrt(1 - gain) * eps
-        is_last = index == len(self.rows.next_kappa) - 1
         mean, log_potentials = jax.lax.cond(
-            is_last,
+            row.is_last,
             lambda: (z, jnp.zeros(len(z), z.dtype)),
-            lambda: self.promise(z, after, index + 1),
+            lambda: self.promise(z, at(self.steps, row.index + 1)),
         )
         return Held(z, mean), log_potentials
 
-
-class MCGDiffState(NamedTuple):
-    """The population and the number of steps taken."""
-
-    population: fk.Population
-    step: Int[Array, ""]
+    def positions(self, particles: Held) -> Position:
+        return jax.vmap(lambda c: self.problem.position(self.basis.point(c)))(particles.z)
 
 
-class MCGDiffInfo(NamedTuple):
-    """A step: effective sample size, log-evidence and its error so far, and the count."""
-
-    ess: Float[Array, ""]
-    log_evidence: Float[Array, ""]
-    log_evidence_error: Float[Array, ""]
-    resampled: Bool[Array, ""]
-    num_evaluations: Int[Array, "2"]
-
-
-class MCGDiff(ParticleSampler):
+class MCGDiff(AlongLevels):
     """Monte Carlo guided diffusion: asymptotically exact, for operators with singular values.
 
     Parameters
@@ -197,7 +176,6 @@ class MCGDiff(ParticleSampler):
     The draws of one run are one weighted cloud, not independent draws.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"denoise", "log_likelihood"})
     exactness: ClassVar[Exactness] = "asymptotically exact"
 
     num_particles: int = size("num_particles", minimum=2, default=1024)
@@ -206,10 +184,7 @@ class MCGDiff(ParticleSampler):
     num_steps: int = size("num_steps", minimum=2, default=200)
     resample_below: Float[Array, ""] = share("resample_below", default=0.5)
     resampling: str = eqx.field(static=True, default="stratified")
-    rows: Rows | None = None
-
-    def __check_init__(self) -> None:
-        fk.check_scheme(self.resampling)
+    steps: Step | None = None
 
     def check(self, target: Energy) -> None:
         require_prior(target, "MCGDiff")
@@ -230,48 +205,16 @@ class MCGDiff(ParticleSampler):
                 chosen.append(float(kappa))
         if len(chosen) <= MOST_INSERTED:
             kappas = np.sort(np.append(kappas, chosen))[::-1]
-        return replace(self, rows=moves(path, kappas))
+        return replace(self, steps=moves(path, kappas))
 
-    def model(self, target: Any) -> HeldChain:
-        """The Feynman-Kac model."""
-        assert self.rows is not None, "resolve(target) first, as ppl.sample does"
-        problem = Problem(target)  # pyright: ignore[reportCallIssue]
-        dtype = problem.prior.point.dtype
-        rows = jax.tree.map(lambda x: jnp.asarray(x, dtype), self.rows)
-        return HeldChain(problem, rows, self.left)  # pyright: ignore[reportCallIssue]
+    @property
+    def num_moves(self) -> int:
+        assert self.steps is not None, "resolve(target) first, as ppl.sample does"
+        return len(self.steps.index)
 
-    def init(self, rng_key: PRNGKeyArray, target: Energy) -> MCGDiffState:
-        particles, log_potentials = self.model(target).start(rng_key, self.num_particles)
-        return MCGDiffState(fk.begin(particles, log_potentials), jnp.zeros((), jnp.int32))
+    def spent(self) -> tuple[int, int]:
+        return 0, self.num_particles
 
-    def step(
-        self, rng_key: PRNGKeyArray, target: Energy, state: MCGDiffState
-    ) -> tuple[MCGDiffState, MCGDiffInfo]:
-        model, t = self.model(target), state.step
-        last = len(model.rows.next_kappa) - 1
-        now, after = (
-            jax.tree.map(lambda x: x[jnp.minimum(i, last)], model.rows)  # noqa: B023
-            for i in (t, t + 1)
-        )
-        resampler = fk.Resampler(self.resample_below, self.resampling)
-        population, info = fk.step(rng_key, model, state.population, (now, after, t), resampler)
-        # The driver counts steps: the call of the start is that of the last step, which has none.
-        spent = jnp.array([0, self.num_particles], jnp.int32)
-        return MCGDiffState(population, t + 1), MCGDiffInfo(
-            info.ess, info.log_evidence, fk.log_evidence_error(population), info.resampled, spent
-        )
-
-    def done(self, state: MCGDiffState) -> Bool[Array, ""]:
-        assert self.rows is not None
-        return (state.step >= len(self.rows.next_kappa)) | fk.is_dead(state.population)
-
-    def collect(
-        self, rng_key: PRNGKeyArray, target: Any, state: MCGDiffState, history: Any
-    ) -> tuple[Position, Float[Array, " n"], Float[Array, ""]]:
-        model, population = self.model(target), state.population
-        position = lambda c: model.problem.position(model.basis.point(c))
-        positions = jax.vmap(position)(population.particles.z)
-        return positions, population.log_weights, fk.log_evidence(population)
-
-    def log_evidence_error(self, history: dict[str, np.ndarray]) -> float | None:
-        return float(history["log_evidence_error"][-1])
+    def on_levels(self, target: Any) -> HeldChain:
+        problem, steps = on_steps(target, self.steps)
+        return HeldChain(problem=problem, steps=steps, left=self.left)

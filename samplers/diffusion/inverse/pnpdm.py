@@ -24,7 +24,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ppl.linear_gaussian import LinearGaussian
 from ppl.sampler import fraction, positive, size
-from samplers.diffusion.inverse.chain import Chain, Rows, langevin, moves, walk
+from samplers.diffusion.chain import Step
+from samplers.diffusion.inverse.chain import Chain, langevin, moves, walk
 from samplers.diffusion.inverse.guided import batch_size
 from samplers.diffusion.inverse.problem import Problem, require_linear
 from samplers.diffusion.paths import NoisePath
@@ -65,14 +66,14 @@ class PnPDM(Chain):
     num_langevin_steps: int = size("num_langevin_steps", default=100)
     step_size: Float[Array, ""] = positive("step_size", default=1e-3)
     batch_size: int = batch_size()  # pyright: ignore[reportIncompatibleVariableOverride]
-    rows: Rows | None = None
+    steps: Step | None = None
 
     def check(self, target: Any) -> None:
         super().check(target)
         if isinstance(target.log_likelihood_fn, LinearGaussian):
             require_linear(target, "PnPDM")
 
-    def write(self, path: NoisePath) -> Rows:
+    def write(self, path: NoisePath) -> Step:
         high, low, decay = (float(x) for x in (self.rho_max, self.rho_min, self.decay))
         ends = [float(path.level(np.asarray(t)).kappa) for t in (path.t_min, path.t_max)]
         if not ends[0] <= low <= high <= ends[1]:
@@ -84,12 +85,12 @@ class PnPDM(Chain):
         rhos = np.maximum(high * decay ** np.arange(self.num_steps), low)
         return moves(path, rhos, self.num_inner_steps)
 
-    def begin(self, rng_key: PRNGKeyArray, problem: Problem, first: Rows) -> Array:
-        return first.level.kappa * problem.prior.noise(rng_key, 1)[0]
+    def begin(self, rng_key: PRNGKeyArray, problem: Problem, first: Step) -> Array:
+        return first.start.kappa * problem.prior.noise(rng_key, 1)[0]
 
-    def move(self, rng_key: PRNGKeyArray, problem: Problem, state: Array, row: Rows) -> Array:
+    def move(self, rng_key: PRNGKeyArray, problem: Problem, state: Array, step: Step) -> Array:
         key_data, key_prior = random.split(rng_key)
-        variance = row.level.kappa**2
+        variance = step.start.kappa**2
         if isinstance(problem.target.log_likelihood_fn, LinearGaussian):
             drawn = problem.likelihood.draw_given(key_data, problem.position(state), variance)
             z = problem.point(drawn)
@@ -98,7 +99,7 @@ class PnPDM(Chain):
             z = langevin(
                 key_data, problem.log_likelihood, state, variance, size, self.num_langevin_steps
             )
-        return walk(key_prior, problem, z, row.inner, noise=True)
+        return walk(key_prior, problem, z, step.inside, noise=True)
 
     @property
     def evaluations_per_step(self) -> int:

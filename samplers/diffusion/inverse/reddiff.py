@@ -31,7 +31,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ppl.linear_gaussian import LinearGaussian
 from ppl.sampler import positive, size
-from samplers.diffusion.inverse.chain import Chain, Rows, scheduled
+from samplers.diffusion.chain import Step
+from samplers.diffusion.inverse.chain import Chain, scheduled
 from samplers.diffusion.inverse.guided import batch_size, schedule
 from samplers.diffusion.inverse.problem import Problem, require_linear
 from samplers.diffusion.paths import NoisePath
@@ -73,30 +74,30 @@ class REDDiff(Chain):
     schedule: Silent = schedule()
     num_steps: int = size("num_steps", default=1000)
     batch_size: int = batch_size()  # pyright: ignore[reportIncompatibleVariableOverride]
-    rows: Rows | None = None
+    steps: Step | None = None
 
     def check(self, target: Any) -> None:
         super().check(target)
         if isinstance(target.log_likelihood_fn, LinearGaussian):
             require_linear(target, "REDDiff")
 
-    def write(self, path: NoisePath) -> Rows:
+    def write(self, path: NoisePath) -> Step:
         return scheduled(path, self.schedule, self.num_steps)
 
-    def begin(self, rng_key: PRNGKeyArray, problem: Problem, first: Rows) -> Descent:
+    def begin(self, rng_key: PRNGKeyArray, problem: Problem, first: Step) -> Descent:
         point = problem.prior.point
         mu = jnp.zeros(point.shape, point.dtype)
         if isinstance(problem.target.log_likelihood_fn, LinearGaussian):
             mu = problem.point(problem.likelihood.mean_given(problem.position(mu), 1.0))
         return Descent(mu, self._optimizer(mu).init(mu))
 
-    def move(self, rng_key: PRNGKeyArray, problem: Problem, state: Descent, row: Rows) -> Descent:
-        mu, level = state.mu, row.level
+    def move(self, rng_key: PRNGKeyArray, problem: Problem, state: Descent, step: Step) -> Descent:
+        mu, level = state.mu, step.start
         z = mu + level.kappa * random.normal(rng_key, mu.shape, mu.dtype)
         pull = self.strength.astype(mu.dtype) * (mu - problem.denoise(z, level))
         gradient = pull - jax.grad(problem.log_likelihood)(mu)
-        step, optimizer = self._optimizer(mu).update(gradient, state.optimizer)
-        return Descent(mu + step, optimizer)
+        downhill, optimizer = self._optimizer(mu).update(gradient, state.optimizer)
+        return Descent(mu + downhill, optimizer)
 
     def result(self, state: Descent) -> Array:
         return state.mu

@@ -30,7 +30,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ppl.linear_gaussian import LinearGaussian
 from ppl.sampler import nonnegative, size
-from samplers.diffusion.inverse.chain import Chain, Rows, scheduled
+from samplers.diffusion.chain import Step, ancestral
+from samplers.diffusion.inverse.chain import Chain, scheduled
 from samplers.diffusion.inverse.guided import batch_size, schedule
 from samplers.diffusion.inverse.problem import Problem, require_linear
 from samplers.diffusion.paths import Level, NoisePath
@@ -63,18 +64,18 @@ class STSL(Chain):
     schedule: Silent = schedule()
     num_steps: int = size("num_steps", default=1000)
     batch_size: int = batch_size()  # pyright: ignore[reportIncompatibleVariableOverride]
-    rows: Rows | None = None
+    steps: Step | None = None
 
     def check(self, target: Any) -> None:
         super().check(target)
         if isinstance(target.log_likelihood_fn, LinearGaussian):
             require_linear(target, "STSL")
 
-    def write(self, path: NoisePath) -> Rows:
+    def write(self, path: NoisePath) -> Step:
         return scheduled(path, self.schedule, self.num_steps)
 
-    def begin(self, rng_key: PRNGKeyArray, problem: Problem, first: Rows) -> Array:
-        return first.level.kappa * problem.prior.noise(rng_key, 1)[0]
+    def begin(self, rng_key: PRNGKeyArray, problem: Problem, first: Step) -> Array:
+        return first.start.kappa * problem.prior.noise(rng_key, 1)[0]
 
     def bound(self, problem: Problem, z: Array, level: Level, probe: Array) -> Array:
         """The f of the module, with its trace along one probe."""
@@ -84,10 +85,10 @@ class STSL(Chain):
         trace = level.kappa**2 * jnp.vdot(probe, curved)
         return problem.log_likelihood(denoised) + self.correction.astype(z.dtype) / 2 * trace
 
-    def move(self, rng_key: PRNGKeyArray, problem: Problem, state: Array, row: Rows) -> Array:
+    def move(self, rng_key: PRNGKeyArray, problem: Problem, state: Array, step: Step) -> Array:
         key_noise, key_probes = random.split(rng_key)
-        level, after = row.level, row.next_kappa
-        ratio = (after / level.kappa) ** 2
+        level, after = step.start, step.end.kappa
+        kept, sd = ancestral(level.kappa, after)
         strength = (level.kappa**2 - after**2) / self.num_gradients
 
         def uphill(z: Array, key: PRNGKeyArray) -> tuple[Array, None]:
@@ -97,8 +98,8 @@ class STSL(Chain):
 
         guided, _ = lax.scan(uphill, state, random.split(key_probes, self.num_gradients))
         eps = random.normal(key_noise, state.shape, state.dtype)
-        plain = ratio * state + (1 - ratio) * problem.denoise(state, level)
-        return plain + after * jnp.sqrt(1 - ratio) * eps + (guided - state)
+        plain = kept * state + (1 - kept) * problem.denoise(state, level)
+        return plain + sd * eps + (guided - state)
 
     @property
     def evaluations_per_step(self) -> int:

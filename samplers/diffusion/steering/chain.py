@@ -1,24 +1,18 @@
-"""The reverse chain of a diffusion prior as the moves of a Feynman-Kac model.
+"""The steps of a solver as the moves of a Feynman-Kac model.
 
     x_T ~ sigma_T eps,    x_{t-1} ~ M_t(x_t, .): a whole step of a solver, with its noise
     D_t = D(x_t): the denoised value that the step from x_t needs, and potentials look at before
 
-Time runs from T to 0 and x_0 is the draw. A particle carries D_t, so that a potential at t and the
-move from t share one call of the denoiser, and N particles cost what N plain draws cost. `Plan` is
-what a solver and a schedule make of a path: the grid of noise levels and, beside it, the steps that
-`FeynmanKac.advance` is told. `ReverseChain` is the prior on such a plan: its start, its moves and,
-where they are Gaussian, their density
+A particle carries D_t, so that a potential at t and the move from t share one call of the denoiser,
+and N particles cost what N plain draws cost. `Plan` is what a solver and a schedule make of a path:
+steps between its levels, and in each the rows of the solver. `ReverseChain` is the prior on such a
+plan: its start, its moves and, where they are Gaussian, their density
 
     M_t(x, .) = N(m, s^2 I),    m = A x + B D + (history),    s^2 = sum of S^2.
 
-To write a method on it, derive from `ReverseModel`, which says what a method may define. Most are
+To write a method on it, derive from `SolverModel`, which says what a method may define. Most are
 one of two kinds: a rule on the denoised value (`samplers.diffusion.rules.Rule`; it may take a
 gradient and leave it in its memory), with the chain's own moves and log G = 0; or a potential.
-
-References
-----------
-.. [1] Wu et al., "Practical and asymptotically exact conditional sampling in diffusion models",
-   NeurIPS 2023, arXiv:2306.17775. Section 3: the reverse chain as a sequence of targets.
 """
 
 from typing import Any, NamedTuple
@@ -34,44 +28,38 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from ppl.energy import Position
 from ppl.sampler import where
 from samplers.diffusion import integrate
+from samplers.diffusion.chain import ReverseModel, Step, at, steps
 from samplers.diffusion.integrate import State
-from samplers.diffusion.paths import Level, NoisePath
+from samplers.diffusion.paths import NoisePath
 from samplers.diffusion.prior import DiffusionPrior
 from samplers.diffusion.rules import Plain, Rule
 from samplers.diffusion.solvers.solver import Solver
 from samplers.diffusion.steering.mixture import ExactReverse, MixtureDenoiser
 from samplers.diffusion.tables import IN_BETWEEN, Rows, Table
-from samplers.smc.feynman_kac import FeynmanKac
 
 # What a solver does -----------------------------------------------------------------------------
 
 
-class Step(NamedTuple):
-    """One move, or all of them with a leading axis: the ``row`` of `FeynmanKac.advance`.
+class SolverRows(NamedTuple):
+    """What a `Step` of a solver holds ``inside``: its rows, K of them.
 
-    ``rows`` are those of the step, K of them (those that are not ``real`` fill up); ``after`` is
-    the first row of the next step, whose denoised value the particles take along. ``start`` and
-    ``end`` are the levels it leads from and to, ``index`` counts from 0.
+    Those that are not ``real`` fill up; ``after`` is the first row of the next step, whose denoised
+    value the particles take along.
     """
 
     rows: Rows
     real: Any
     after: Rows
-    start: Level
-    end: Level
-    index: Any
-    is_last: Any
 
     @property
     def row(self) -> Rows:
         """The first row of one step, which reads the denoised value of the particles."""
-        return jax.tree.map(lambda x: x[0], self.rows)
+        return at(self.rows, 0)
 
 
 class Plan(eqx.Module):
-    """The levels of a run and its steps; ``exact`` where moves are those of a known mixture."""
+    """The steps of a run; ``exact`` where moves are those of a known mixture."""
 
-    grid: Level
     steps: Step
     exact: bool = eqx.field(static=True, default=False)
 
@@ -83,13 +71,12 @@ class Plan(eqx.Module):
     @property
     def calls_per_step(self) -> int:
         """Calls of the denoiser in a move."""
-        return self.steps.real.shape[1]
+        return self.steps.inside.real.shape[1]
 
-    def cast(self, dtype: Any) -> "Plan":
-        """The same in the number format of the points."""
-        floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
-        to = lambda x: jnp.asarray(x, dtype) if floating(x) else jnp.asarray(x)
-        return jax.tree.map(to, self)
+    @property
+    def rows(self) -> Rows:
+        """Those of all steps, (T, K, ...)."""
+        return self.steps.inside.rows
 
 
 def plan(path: NoisePath, solver: Solver, schedule: Any, num_steps: int) -> Plan:
@@ -101,12 +88,9 @@ def plan(path: NoisePath, solver: Solver, schedule: Any, num_steps: int) -> Plan
         For too few steps, a schedule that is none on this path, and noise that does not add up.
     """
     table = solver.table(path, schedule, num_steps)
-    if table.rows.S.shape[2] and not path.gaussian:
-        raise ValueError(
-            f"{solver} adds noise, and the noises of two levels of {type(path).__name__} do not "
-            "add up: its reverse chain cannot be steered"
-        )
-    return Plan(table.grid, _steps(table), isinstance(solver, ExactReverse))
+    if table.rows.S.shape[2]:
+        path.require_gaussian(solver, "its reverse chain cannot be steered")
+    return Plan(_steps(table), isinstance(solver, ExactReverse))
 
 
 def _steps(table: Table) -> Step:
@@ -116,17 +100,12 @@ def _steps(table: Table) -> Step:
     width = int(np.max(ends - starts)) + 1
     places = starts[:, None] + np.arange(width)
     real = places <= ends[:, None]
-    pick = lambda tree, at: jax.tree.map(lambda x: x[at], tree)
-    index = np.arange(len(ends), dtype=np.int32)
-    return Step(
-        pick(rows, np.minimum(places, ends[:, None])),
+    inside = SolverRows(
+        at(rows, np.minimum(places, ends[:, None])),
         real,
-        pick(rows, np.minimum(ends + 1, len(rows.F) - 1)),
-        pick(grid, index),
-        pick(grid, index + 1),
-        index,
-        index == index[-1],
+        at(rows, np.minimum(ends + 1, len(rows.F) - 1)),
     )
+    return steps(grid, inside)
 
 
 def why_no_density(plan: Plan, solver: Solver) -> str | None:
@@ -136,7 +115,7 @@ def why_no_density(plan: Plan, solver: Solver) -> str | None:
     """
     if plan.exact:
         return None
-    rows = plan.steps.rows
+    rows = plan.rows
     noise = np.sum(np.asarray(rows.S) ** 2, axis=-1)  # (T, K, registers)
     advice = "take one that does, such as samplers.DDPM() or samplers.DDIM(eta=1.0)"
     if not noise.any():
@@ -187,7 +166,7 @@ class ReverseChain(eqx.Module):
     @property
     def first(self) -> Step:
         """The first step."""
-        return jax.tree.map(lambda x: x[0], self.steps)
+        return at(self.steps, 0)
 
     def start(self, rng_key: PRNGKeyArray, n: int) -> Float[Array, "n ..."]:
         """Points of the highest level: noise, or with exact moves the exact law."""
@@ -210,21 +189,20 @@ class ReverseChain(eqx.Module):
         """A draw from M_t: the whole step, its further rows calling the denoiser again."""
         if self.plan.exact:
             return self._move_exactly(rng_key, particle, step), particle.carry
-        state = integrate.advance(rng_key, particle.state, particle.denoised, step.row)
+        state = integrate.advance(rng_key, particle.state, particle.denoised, step.inside.row)
         carry = particle.carry
         for k in range(1, self.plan.calls_per_step):
-            row = jax.tree.map(lambda x: x[k], step.rows)  # noqa: B023
-
+            row = at(step.inside.rows, k)
             denoised, remembered = self.denoise(state, carry, row, rule)
             moved = integrate.advance(rng_key, state, denoised, row)
-            state, carry = where(step.real[k], (moved, remembered), (state, carry))
+            state, carry = where(step.inside.real[k], (moved, remembered), (state, carry))
         return state, carry
 
     # Moves of a single row ----------------------------------------------------------------------
 
     def mean(self, particle: Particle, step: Step) -> State:
         """The state after the step, but for its noise: the mean of M_t and the new history."""
-        return integrate.mean(particle.state, particle.denoised, step.row)
+        return integrate.mean(particle.state, particle.denoised, step.inside.row)
 
     def gain(self, step: Step) -> Float[Array, ""]:
         """How far the mean moves when the denoised value does, and those before it as much.
@@ -232,7 +210,7 @@ class ReverseChain(eqx.Module):
         A multistep solver extrapolates: by its weight of the last value alone, a move along a
         gradient would overshoot.
         """
-        return jnp.sum(step.row.B[0]) * step.row.G[1]
+        return jnp.sum(step.inside.row.B[0]) * step.inside.row.G[1]
 
     def sd(self, step: Step) -> Float[Array, ""]:
         """Standard deviation of the noise of a step, 0 in the last one.
@@ -242,7 +220,7 @@ class ReverseChain(eqx.Module):
         """
         if self.plan.exact:
             return step.end.alpha * jnp.sqrt(step.start.kappa**2 - step.end.kappa**2)
-        return jnp.sqrt(jnp.sum(step.row.S[0] ** 2))
+        return jnp.sqrt(jnp.sum(step.inside.row.S[0] ** 2))
 
     def log_move(
         self, particle: Particle, x: Float[Array, "n ..."], step: Step
@@ -289,8 +267,8 @@ def log_normal(x: Array, mean: Array, sd: Array) -> Float[Array, " n"]:
 # The model --------------------------------------------------------------------------------------
 
 
-class ReverseModel(FeynmanKac):
-    """A Feynman-Kac model whose moves are those of a reverse chain.
+class SolverModel(ReverseModel):
+    """A model whose moves are those of a solver.
 
     What a method may define; by default it is the chain itself, whose potentials are all one:
 
@@ -310,6 +288,14 @@ class ReverseModel(FeynmanKac):
 
     chain: eqx.AbstractVar[ReverseChain]
     rule: eqx.AbstractVar[Any]  # a Rule
+
+    @property
+    def steps(self) -> Step:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Those of the chain."""
+        return self.chain.steps
+
+    def positions(self, particles: Particle) -> Position:
+        return self.chain.positions(particles.denoised)
 
     def points(self, rng_key: PRNGKeyArray, n: int) -> Float[Array, "n ..."]:
         """The chain's own start."""
@@ -334,7 +320,7 @@ class ReverseModel(FeynmanKac):
     # The contract of the engine -----------------------------------------------------------------
 
     def start(self, rng_key: PRNGKeyArray, n: int) -> tuple[Particle, Float[Array, " n"]]:
-        first = self.chain.first.row
+        first = self.chain.first.inside.row
         state = integrate.start(self.points(rng_key, n), first)
         denoised, carry = self.chain.denoise(
             state, jax.vmap(self.rule.init)(state.x), first, self.rule
@@ -356,12 +342,12 @@ class ReverseModel(FeynmanKac):
         # No cond: with a step for each of several runs, as the driver has it, JAX would copy all
         # that is closed over for each run, the network's weights too, and products get slow.
         clean = state.x / step.end.alpha, carry
-        noisy = self.chain.denoise(state, carry, step.after, self.rule)
+        noisy = self.chain.denoise(state, carry, step.inside.after, self.rule)
         denoised, carry = where(step.is_last, clean, noisy)
         return Particle(state, denoised, carry, ())
 
 
-class PlainModel(ReverseModel):
+class PlainModel(SolverModel):
     """The reverse chain under a rule, without weights: log G = 0."""
 
     chain: ReverseChain

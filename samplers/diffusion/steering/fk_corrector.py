@@ -38,7 +38,7 @@ from samplers.diffusion.prior import DiffusionPrior
 from samplers.diffusion.rules import Rule
 from samplers.diffusion.sampler import Silent
 from samplers.diffusion.schedules import EDMSchedule
-from samplers.diffusion.steering.chain import Particle, Plan, ReverseChain, ReverseModel, Step
+from samplers.diffusion.steering.chain import Particle, Plan, ReverseChain, SolverModel, Step
 from samplers.diffusion.steering.composed import Composed, parts
 from samplers.diffusion.steering.sampler import ReverseSDE, Steered
 from samplers.diffusion.steering.tds import check_gradient
@@ -85,7 +85,7 @@ class Corrector(Rule):
         return reward.astype(x.dtype) / (1 + level.kappa**2)
 
 
-class CorrectedModel(ReverseModel):
+class CorrectedModel(SolverModel):
     """The chain of the composed drift, with the weights that correct it."""
 
     chain: ReverseChain
@@ -180,9 +180,12 @@ class FKCorrector(Steered):
 
     def check(self, target: Energy) -> None:
         Steered.check(self, target)
-        _check_noise(self.on(target).plan, self.solver)
         if not isinstance(target, DiffusionPrior):
             check_gradient(target, type(self).__name__)
+
+    def check_plan(self, written: Plan) -> None:
+        Steered.check_plan(self, written)
+        _check_noise(written, self.solver)
 
     def spent(self) -> tuple[int, int]:
         rewards, calls = self.spent_each
@@ -190,16 +193,17 @@ class FKCorrector(Steered):
 
     def model(self, target: Any, chain: ReverseChain) -> CorrectedModel:
         rewarded = None if isinstance(target, DiffusionPrior) else target
-        return CorrectedModel(chain=chain, rule=Corrector(parts(chain.prior), rewarded))
+        rule = Corrector(parts(chain.prior), rewarded)
+        return CorrectedModel(chain=chain, rule=rule)  # pyright: ignore[reportCallIssue]
 
 
-def _check_noise(plan: Any, solver: Any) -> None:
+def _check_noise(plan: Plan, solver: Any) -> None:
     """Raise unless a step adds the noise of the reverse equation: the weights are for that one."""
     steps = plan.steps
-    added = np.sum(np.asarray(steps.rows.S)[:-1, 0, 0] ** 2, axis=-1)
+    added = np.sum(np.asarray(plan.rows.S)[:-1, 0, 0] ** 2, axis=-1)
     start, end = (np.asarray(level.kappa)[:-1] for level in (steps.start, steps.end))
     expected = (np.asarray(steps.end.alpha)[:-1] * end) ** 2 * (1 - (end / start) ** 2)
-    single = plan.calls_per_step == 1 and steps.rows.A.shape[-1] == 1 and not plan.exact
+    single = plan.calls_per_step == 1 and plan.rows.A.shape[-1] == 1 and not plan.exact
     if not (single and np.allclose(added, expected, rtol=1e-3)):
         raise ValueError(
             f"the weights of FKCorrector are those of the reverse equation's noise, which {solver} "

@@ -36,7 +36,7 @@ from ppl.sampler import Exactness, share, size, where
 from samplers.diffusion.rules import Plain, Rule
 from samplers.diffusion.sampler import Silent
 from samplers.diffusion.schedules import EDMSchedule
-from samplers.diffusion.steering.chain import Particle, Plan, ReverseChain, ReverseModel, Step
+from samplers.diffusion.steering.chain import Particle, Plan, ReverseChain, SolverModel, Step
 from samplers.diffusion.steering.potentials import POTENTIALS, Potential, check_potential
 from samplers.diffusion.steering.sampler import ReverseSDE, Steered
 from samplers.diffusion.steering.values import promised
@@ -44,7 +44,7 @@ from samplers.diffusion.steering.values import promised
 # The model --------------------------------------------------------------------------------------
 
 
-class FKModel(ReverseModel):
+class FKModel(SolverModel):
     """The reverse chain, weighed by a potential at some of its steps and at the last."""
 
     chain: ReverseChain
@@ -153,7 +153,7 @@ class FKSteering(Steered):
         known = isinstance(self.potential, str)
         potential = POTENTIALS[self.potential] if known else self.potential
         active = jnp.asarray(self._active(chain.plan.num_steps))
-        return FKModel(
+        return FKModel(  # pyright: ignore[reportCallIssue]
             chain=chain, target=target, potentials=potential, active=active,
             value=self.value,
         )  # fmt: skip

@@ -28,12 +28,12 @@ from ppl.sampler import Exactness, size
 from samplers.diffusion.rules import Plain, Rule
 from samplers.diffusion.sampler import Silent
 from samplers.diffusion.schedules import EDMSchedule
-from samplers.diffusion.steering.chain import Particle, Plan, ReverseChain, ReverseModel, Step
+from samplers.diffusion.steering.chain import Particle, Plan, ReverseChain, SolverModel, Step
 from samplers.diffusion.steering.sampler import ReverseSDE, Steered
 from samplers.diffusion.steering.values import gained, promised
 
 
-class SVDDModel(ReverseModel):
+class SVDDModel(SolverModel):
     """The reverse chain with the choice among candidates in each move."""
 
     chain: ReverseChain
@@ -77,7 +77,7 @@ class Candidates(eqx.Module):
         return once * self.num_candidates, calls * self.num_candidates
 
     def model(self, target: Any, chain: ReverseChain) -> SVDDModel:
-        return SVDDModel(
+        return SVDDModel(  # pyright: ignore[reportCallIssue]
             chain=chain, target=target, value=self.value, num_candidates=self.num_candidates,
             nested=self.exactness != "biased",
         )  # fmt: skip

@@ -47,7 +47,7 @@ from samplers.diffusion.steering.chain import (
     Particle,
     Plan,
     ReverseChain,
-    ReverseModel,
+    SolverModel,
     Step,
     log_normal,
 )
@@ -105,7 +105,7 @@ class Twisted(Rule):
 # The model --------------------------------------------------------------------------------------
 
 
-class TDSModel(ReverseModel):
+class TDSModel(SolverModel):
     """The reverse chain with moves that follow the twist."""
 
     chain: ReverseChain
@@ -214,7 +214,9 @@ class TDS(Steered):
 
     def model(self, target: Any, chain: ReverseChain) -> TDSModel:
         rule = Twisted(target, self.softening, self.twist)
-        return TDSModel(chain=chain, rule=rule, scale=self.scale, inflation=self.inflation)
+        return TDSModel(  # pyright: ignore[reportCallIssue]
+            chain=chain, rule=rule, scale=self.scale, inflation=self.inflation
+        )
 
 
 @eqx.filter_jit

@@ -26,7 +26,7 @@ U, VALUES, VT = np.linalg.svd(g.A)  # VT is square: the last two coordinates are
 def levels(sampler):
     """kappa of the start and of the end of each move."""
     return zip(
-        sampler.rows.level.kappa, sampler.rows.next_kappa, sampler.rows.inner.kappa, strict=True
+        sampler.steps.start.kappa, sampler.steps.end.kappa, sampler.steps.inside.kappa, strict=True
     )
 
 
@@ -35,7 +35,7 @@ def ddrm(sampler, eta=0.85, eta_data=1.0, *, keep_below=True):
     seen = s > 0
     divisor = np.where(seen, s, 1.0)
     d, r = np.append(U.T @ g.Y, [0.0, 0.0]) / divisor, np.where(seen, g.NOISE / divisor, np.inf)
-    first = sampler.rows.level.kappa[0]
+    first = sampler.steps.start.kappa[0]
     known = seen & (first >= r)
     law = g.Gaussian(
         VT.T @ np.where(known, d, 0), VT.T @ np.diag(first**2 - np.where(known, r, 0) ** 2) @ VT
@@ -71,7 +71,7 @@ def given(variance, tau):
 
 
 def daps(sampler, tau=g.NOISE, v=None, *, fresh=True):
-    law = g.start(sampler.rows.level.kappa[0])
+    law = g.start(sampler.steps.start.kappa[0])
     for kappa, after, inner in levels(sampler):
         flow = g.IDENTITY
         for now, then in zip(inner, np.append(inner[1:], 0.0), strict=True):
@@ -86,7 +86,7 @@ def daps(sampler, tau=g.NOISE, v=None, *, fresh=True):
 
 
 def pnpdm(sampler, noise=g.NOISE, *, ancestral=True):
-    law = g.start(sampler.rows.level.kappa[0])
+    law = g.start(sampler.steps.start.kappa[0])
     for kappa, _, inner in levels(sampler):
         mean, covariance = given(kappa**2, noise)
         law = g.push(law, mean, covariance)
@@ -98,7 +98,7 @@ def pnpdm(sampler, noise=g.NOISE, *, ancestral=True):
 
 
 def stsl(sampler, factor=1.0, num=2):
-    law = g.start(sampler.rows.level.kappa[0])
+    law = g.start(sampler.steps.start.kappa[0])
     for kappa, after, _ in levels(sampler):
         denoised, ratio = g.denoiser(kappa), (after / kappa) ** 2
         gain = factor * denoised.matrix.T @ g.A.T / g.NOISE**2 * (kappa**2 - after**2) / num
@@ -226,7 +226,7 @@ def test_red_diff_is_adam_on_its_two_terms(target):
     """Three moves, in NumPy; the twin has another weight."""
     sampler = samplers.REDDiff(strength=0.4, num_steps=5).resolve(target)
     problem = Problem(target)
-    rows = jax.tree.map(lambda x: jnp.asarray(x, float), sampler.rows)
+    rows = jax.tree.map(lambda x: jnp.asarray(x, float), sampler.steps)
     state = sampler.begin(random.key(0), problem, jax.tree.map(lambda x: x[0], rows))
     ridge = g.A.T @ np.linalg.solve(g.A @ g.A.T + g.NOISE**2 * np.eye(2), g.Y)
     np.testing.assert_allclose(state.mu, ridge, rtol=1e-4)
@@ -234,7 +234,7 @@ def test_red_diff_is_adam_on_its_two_terms(target):
     def descend(strength):
         mu, first, second = ridge, 0.0, 0.0
         for t in range(1, 4):
-            kappa = sampler.rows.level.kappa[t - 1]
+            kappa = sampler.steps.start.kappa[t - 1]
             z = mu + kappa * np.asarray(random.normal(random.key(t), (g.D,)))
             denoiser = g.denoiser(kappa)
             gradient = strength * (mu - denoiser.matrix @ z - denoiser.offset)

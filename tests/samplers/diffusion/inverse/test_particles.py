@@ -83,7 +83,7 @@ def test_a_cloud_has_the_moments_of_the_chain_that_is_held(clouds):
     sampler, drawn = clouds
     limit = t_limit(g.NUM_CHECKS, RUNS - 1)
     found = estimates(drawn)
-    law, _ = held(sampler.rows.level.kappa, 0.05)
+    law, _ = held(sampler.steps.start.kappa, 0.05)
     assert np.all(np.abs(t_scores(found, moments(law))) < limit)
     # Without weights, and at another noise, the moments are others.
     x = np.asarray(drawn["x"], np.float64)
@@ -94,7 +94,7 @@ def test_a_cloud_has_the_moments_of_the_chain_that_is_held(clouds):
 
 def test_the_evidence_is_that_of_the_chain_with_all_constants(clouds):
     sampler, drawn = clouds
-    _, log_z = held(sampler.rows.level.kappa, 0.05)
+    _, log_z = held(sampler.steps.start.kappa, 0.05)
     found = np.exp(log_evidences(drawn) - log_z)
     limit = t_limit(g.NUM_CHECKS, RUNS - 1)
     assert abs(t_scores(found, 1.0)) < limit
@@ -113,7 +113,7 @@ def test_the_chain_that_is_held_tends_to_the_posterior_for_any_share_left(target
         errors = []
         for num in (50, 400):
             sampler = samplers.MCGDiff(left=left, num_steps=num).resolve(target)
-            law, log_z = held(sampler.rows.level.kappa, left)
+            law, log_z = held(sampler.steps.start.kappa, left)
             mean, ratio = g.bias(law, g.posterior())
             errors.append([mean, abs(ratio - 1), abs(log_z - LOG_EVIDENCE)])
         assert np.all(np.array(errors[1]) < [0.01, 0.03, 0.03])
@@ -122,7 +122,7 @@ def test_the_chain_that_is_held_tends_to_the_posterior_for_any_share_left(target
 
 def test_the_levels_of_the_singular_values_are_on_the_grid(target):
     sampler = samplers.MCGDiff(num_steps=30).resolve(target)
-    kappas = sampler.rows.level.kappa
+    kappas = sampler.steps.start.kappa
     assert len(kappas) == 32
     for r in g.NOISE / VALUES:
         assert np.min(np.abs(kappas / (np.sqrt(0.95) * r) - 1)) < 1e-6
@@ -154,7 +154,7 @@ def filtered(sampler, *, fresh=True):
     The Kalman filter's mean is affine in the noise of the path: it is followed together with the
     offset of the data.
     """
-    kappas, d = sampler.rows.level.kappa, g.D
+    kappas, d = sampler.steps.start.kappa, g.D
     noise = g.NOISE**2 * np.eye(2)
     # The pair (mean, offset) is Gaussian over paths; `spread` is the filter's own covariance.
     spread = kappas[0] ** 2 * np.eye(d)
@@ -171,7 +171,7 @@ def filtered(sampler, *, fresh=True):
         return moved, spread - gain @ g.A @ spread
 
     joint, spread = update(joint, spread)
-    for kappa, after in zip(kappas, sampler.rows.next_kappa, strict=True):
+    for kappa, after in zip(kappas, sampler.steps.end.kappa, strict=True):
         ratio, sd = np.sqrt(1 - 0.85**2) * after / kappa, 0.85 * after
         step = g.IDENTITY.scaled(ratio) + g.denoiser(kappa).scaled(1 - ratio)
         matrix = np.zeros((d + 2, d + 2))

@@ -12,6 +12,7 @@ import samplers as s
 import toy_mixture
 import two_modes
 from agreement import t_limit
+from samplers.diffusion.chain import cast
 from samplers.diffusion.integrate import integrate
 from samplers.diffusion.steering.chain import PlainModel, ReverseChain, plan, why_no_density
 from samplers.smc import feynman_kac as fk
@@ -21,7 +22,8 @@ EDM = s.EDM(t_max=20.0)
 
 
 def chain(prior, solver, num_steps=6):
-    return ReverseChain(prior, plan(prior.path, solver, s.EDMSchedule(), num_steps).cast(float))
+    written = plan(prior.path, solver, s.EDMSchedule(), num_steps)
+    return ReverseChain(prior, cast(written, float))
 
 
 def name_of(value):

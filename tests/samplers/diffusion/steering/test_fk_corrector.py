@@ -34,7 +34,7 @@ class Uncorrected(CorrectedModel):
 
 def scores(name, path, *, corrected=True, n=2000):
     law = target(name, PATHS[path])
-    model = s.FKCorrector().resolve(law).at(law)
+    model = s.FKCorrector().resolve(law).on_levels(law)
     if not corrected:
         model = Uncorrected(model.chain, model.rule)
     found = two_modes.runs(random.key(0), model, n, RUNS)
@@ -66,7 +66,7 @@ def test_without_the_weights_they_are_not(name):
 
 def test_a_single_prior_as_it_is_has_nothing_to_correct(unoptimized):
     law = two_modes.prior(path=PATHS["VE"])
-    model = s.FKCorrector(num_steps=5).resolve(law).at(law)
+    model = s.FKCorrector(num_steps=5).resolve(law).on_levels(law)
     particles, log_g = model.start(random.key(0), 4)
     np.testing.assert_allclose(log_g, 0.0, atol=1e-6)
     particles, log_g = eqx.filter_jit(model.advance)(random.key(1), particles, model.chain.first)

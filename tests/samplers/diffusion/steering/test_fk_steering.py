@@ -28,7 +28,7 @@ def steering(num_particles=200, num_steps=20, **options):
 
 def scores(name, threshold, n=1000, *, drops=False, num_steps=30, **options):
     target = two_modes.tilted(name, PATH)
-    model = steering(num_steps=num_steps, **options).resolve(target).at(target)
+    model = steering(num_steps=num_steps, **options).resolve(target).on_levels(target)
     found = two_modes.runs(random.key(0), model, n, RUNS, threshold, drops=jnp.asarray(drops))
     return np.abs(two_modes.scores(found, two_modes.TILTS[name][2]))
 
@@ -69,7 +69,7 @@ def test_so_they_are_with_potentials_that_take_it_back_at_the_end(potential):
 
 def test_a_single_particle_is_a_draw_of_the_prior_by_the_same_moves(unoptimized):
     target = two_modes.tilted("reward", PATH)
-    model = steering(1, 3).resolve(target).at(target)
+    model = steering(1, 3).resolve(target).on_levels(target)
     plain = PlainModel(model.chain)
 
     @jax.jit

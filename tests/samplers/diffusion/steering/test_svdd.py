@@ -33,7 +33,7 @@ SOFT = SoftValue()
 
 def found(sampler, n=500, num_runs=RUNS):
     target = two_modes.tilted("reward", PATH)
-    model = sampler.resolve(target).at(target)
+    model = sampler.resolve(target).on_levels(target)
     return two_modes.runs(random.key(0), model, n, num_runs)
 
 

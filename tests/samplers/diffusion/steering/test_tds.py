@@ -26,7 +26,7 @@ def tds(**options):
 
 
 def scores(target, truth, *, broken=False, **options):
-    model = tds(**options).resolve(target).at(target)
+    model = tds(**options).resolve(target).on_levels(target)
     if broken:
         model = Unweighted(model.chain, model.rule, model.scale, model.inflation)
     found = two_modes.runs(random.key(0), model, 1000, RUNS)
