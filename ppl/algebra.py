@@ -36,8 +36,7 @@ class Posterior(Energy):
         names = ["log_likelihood"]
         if _has_density(self.prior):
             names += ["log_density", "log_parts"]
-        if hasattr(self.prior, "denoise"):
-            names += ["denoise"]
+        names += [name for name in ("denoise", "unmask") if hasattr(self.prior, name)]
         return self._with_gradient(*names)
 
     def log_likelihood(self, position: Position) -> Any:

@@ -80,6 +80,8 @@ class Energy(eqx.Module):
     ``log_normalizer``      the known log Z of ``log_density``
     ``proximal_map``        ``smooth`` and ``prox(position, step)`` (see `ppl.proximal`)
     ``denoise``             ``denoise(x, sigma)``: the mean given x, which carries noise
+    ``unmask``              ``unmask(tokens)``: log-probabilities of the tokens of each place, given
+                            those that are not masked; the mask is one more than the last token
     ``state_space``         ``state_space(position) -> (model, path)``, a `ppl.StateSpaceModel` and
                             the part of the position that is its path, and ``with_path(position,
                             path)``
@@ -137,6 +139,12 @@ class Energy(eqx.Module):
             message += ". Write ppl.composite(smooth, regularizer) with, say, samplers.L1(1.0)"
         if capability == "state_space":
             message += ". Write ppl.StateSpaceModel(initial, transition, observation, data)"
+        if capability == "unmask":
+            message += (
+                ". It is a law of sequences of tokens that tells masked ones from the others: a "
+                "network makes one, samplers.MaskedPrior(network, length, num_tokens), and "
+                "samplers.MaskedDiffusion() learns one from data"
+            )
         return message
 
     def _with_gradient(self, *names: str) -> frozenset[str]:

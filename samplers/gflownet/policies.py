@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from ppl.environment import Environment, MixedEnvironment, State
 from ppl.sampler import size
 from ppl.template import TargetError
+from samplers.attention import AttentionBlock
 from samplers.gflownet import value_laws
 from samplers.networks import MLP
 
@@ -138,32 +139,10 @@ class DeepSetsPolicy(Policy):
         return Network(_DeepSets(inside, outside))
 
 
-class _Block(eqx.Module):
-    """Attention and a layer of its own for each row, both beside a straight way."""
-
-    norms: tuple[eqx.nn.LayerNorm, eqx.nn.LayerNorm]
-    attention: eqx.nn.MultiheadAttention
-    hidden: eqx.nn.Linear
-    out: eqx.nn.Linear
-
-    def __init__(self, rng_key: PRNGKeyArray, width: int, num_heads: int) -> None:
-        a, b, c = random.split(rng_key, 3)
-        self.norms = (eqx.nn.LayerNorm(width), eqx.nn.LayerNorm(width))
-        self.attention = eqx.nn.MultiheadAttention(num_heads, width, key=a)
-        self.hidden = eqx.nn.Linear(width, 2 * width, key=b)
-        self.out = eqx.nn.Linear(2 * width, width, key=c)
-
-    def __call__(self, h: Float[Array, "parts width"]) -> Float[Array, "parts width"]:
-        x = jax.vmap(self.norms[0])(h)
-        h = h + self.attention(x, x, x)
-        layer = lambda row: self.out(jax.nn.silu(self.hidden(self.norms[1](row))))
-        return h + jax.vmap(layer)(h)
-
-
 class _Transformer(eqx.Module):
     embedding: eqx.nn.Linear
     places: Float[Array, "parts width"]
-    blocks: tuple[_Block, ...]
+    blocks: tuple[AttentionBlock, ...]
     last: MLP
 
     def __call__(self, rows: Float[Array, "parts features"]) -> Array:
@@ -200,7 +179,7 @@ class TransformerPolicy(Policy):
             _Transformer(
                 eqx.nn.Linear(features, self.width, key=key_in),
                 0.1 * random.normal(key_places, (parts, self.width)),
-                tuple(_Block(key, self.width, self.num_heads) for key in keys),
+                tuple(AttentionBlock(key, self.width, self.num_heads) for key in keys),
                 MLP(key_last, (self.width,), out_shape=out, width=self.width, depth=1, timed=False),
             )
         )

@@ -1,0 +1,1 @@
+"""Masked diffusion: sequences of tokens that are revealed place by place."""
