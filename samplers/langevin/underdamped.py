@@ -53,9 +53,10 @@ from ppl.sampler import MarkovKernel, fraction, positive, where
 from samplers.mcmc.hmc import kinetic_energy
 from samplers.mcmc.metrics import as_metric
 from samplers.mcmc.metropolis import ExactWithTest, accept, check_flag, illegal
-from samplers.mcmc.windows import WindowWarmUp, flag, optional, resolved, retuned
+from samplers.mcmc.windows import ONE_GRADIENT, WindowWarmUp, flag, optional, resolved, retuned
 
 SPLITTINGS = ("BAOAB", "OBABO")
+WARM_UP_DAMPING = 3.0  # at least: what the metric is learned from must not all be one orbit
 
 
 class UnderdampedLangevinState(NamedTuple):
@@ -95,7 +96,8 @@ class UnderdampedLangevin(MarkovKernel):
         The A above: `Identity`, `Diagonal`, `Dense` or `LowRank` of `samplers.mcmc.metrics`. None:
         dense up to 200 dimensions, low rank beyond. Tuned in warm-up.
     damping
-        The g above: momenta are forgotten over a time of ``1 / g``.
+        The g above: momenta are forgotten over a time of ``1 / g``. Warm-up runs with 3 where this
+        is less, for a chain that hardly turns shows little of a metric's errors.
     splitting
         ``"BAOAB"`` or ``"OBABO"``.
     metropolis
@@ -132,7 +134,7 @@ class UnderdampedLangevin(MarkovKernel):
         return resolved(self, target)
 
     def warmup(self, target: Energy) -> WindowWarmUp:
-        return WindowWarmUp(target_acceptance=self.target_acceptance)
+        return WindowWarmUp(self.target_acceptance, ONE_GRADIENT)
 
     def watch(self, state: UnderdampedLangevinState) -> PyTree:
         return state.gradient
@@ -152,6 +154,9 @@ class UnderdampedLangevin(MarkovKernel):
         x, unravel = ravel_pytree(state.position)
         p, moved, heat = state.momentum, state, jnp.zeros((), state.momentum.dtype)
         h = self.step_size.astype(x.dtype)
+        damping = jnp.where(
+            self.tuning, jnp.maximum(self.damping, WARM_UP_DAMPING), self.damping
+        ).astype(x.dtype)
         for place, letter in enumerate(self.splitting):
             t = h / self.splitting.count(letter)
             match letter:
@@ -166,7 +171,7 @@ class UnderdampedLangevin(MarkovKernel):
                     p = p + t * self.metric.scale_transposed(ravel_pytree(moved.gradient)[0])
                 case "O":
                     cooled = p
-                    p = refreshed(keys.pop(), p, t * self.damping.astype(x.dtype))
+                    p = refreshed(keys.pop(), p, t * damping)
                     heat = heat + kinetic_energy(p) - kinetic_energy(cooled)
         moved = moved._replace(momentum=p)
 
