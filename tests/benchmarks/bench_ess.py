@@ -150,8 +150,9 @@ def kernel_of(name: str, case: Case) -> tuple[Any, Any, dict[str, Any]] | None:
 
 def names() -> list[str]:
     """Kernels on positions of floats that fit some target here."""
-    # Some are as good as the kernels within; the others move what is not a vector of floats.
-    other = {"Gibbs", "ParallelTempering", "SequenceMetropolis", "WalkJumpGibbs"}
+    # Some are as good as what is within (kernels, a proposal); the others move sequences or paths.
+    within = {"Gibbs", "ParallelTempering", "IndependenceMetropolis"}
+    other = within | {"SequenceMetropolis", "WalkJumpGibbs", "ConditionalSMC", "ParticleMetropolis"}
     return [
         row.name
         for row in samplers.table()
