@@ -6,7 +6,8 @@ number of samples, warm-up and sampling. Sampler, target, keys and state are arg
 and new hyperparameters neither trace nor compile.
 
 The step keys are ``fold_in(fold_in(key, chain), t)`` with the global step ``t``: draws depend
-neither on where chunks end nor on how many there are.
+neither on where chunks end nor on how many there are. Where every step is kept they are made before
+the loop, many at a time: one by one they would be a good part of a cheap step.
 """
 
 from abc import abstractmethod
@@ -16,11 +17,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax, random
+from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from ppl.energy import Energy
-from ppl.keys import Keys
+from ppl.keys import Keys, key_row, step_key_table, step_keys
 from ppl.sampler import LearnedSampler, ParticleSampler, Record, WarmUp, where
 
 
@@ -31,7 +32,10 @@ class Program(eqx.Module):
     def step(
         self, keys: Keys, target: Energy, state: Any, t: Int[Array, ""]
     ) -> tuple[Any, Any, "Tally"]:
-        """Return the new state, what to write into the buffer, and the counts."""
+        """Return the new state, what to write into the buffer, and the counts.
+
+        The keys are those of step ``t``.
+        """
 
     @abstractmethod
     def done(self, state: Any) -> Bool[Array, ""]:
@@ -71,9 +75,8 @@ class MarkovProgram(eqx.Module):
     def step(
         self, keys: Keys, target: Energy, state: MarkovState, t: Int[Array, ""]
     ) -> tuple[MarkovState, Record, Tally]:
-        step_keys = jax.vmap(random.fold_in, (0, None))(keys, t)
         kernel, adaptation = state.kernel, state.adaptation
-        chains, info = jax.vmap(kernel.step, (0, None, 0))(step_keys, target, state.chains)
+        chains, info = jax.vmap(kernel.step, (0, None, 0))(keys, target, state.chains)
         watched = ()
         if self.warmup is not None:
             adapting = t < self.num_warmup
@@ -98,9 +101,8 @@ class ParticleProgram(eqx.Module):
     def step(
         self, keys: Keys, target: Energy, state: Any, t: Int[Array, ""]
     ) -> tuple[Any, Any, Tally]:
-        step_keys = jax.vmap(random.fold_in, (0, None))(keys, t)
         arrived = jax.vmap(self.sampler.done)(state)
-        new, info = jax.vmap(self.sampler.step, (0, None, 0))(step_keys, target, state)
+        new, info = jax.vmap(self.sampler.step, (0, None, 0))(keys, target, state)
         state = jax.vmap(where)(arrived, state, new)
         counted = jnp.where(arrived[:, None], 0, info.num_evaluations)
         diverging = getattr(info, "diverging", jnp.zeros(arrived.shape, bool)) & ~arrived
@@ -119,7 +121,7 @@ class LearnedProgram(eqx.Module):
     def step(
         self, keys: Keys, target: Energy, state: Any, t: Int[Array, ""]
     ) -> tuple[Any, Any, Tally]:
-        state, info = self.sampler.step(random.fold_in(keys, t), target, state)
+        state, info = self.sampler.step(keys, target, state)
         return state, reported(info), tally(info)
 
     def done(self, state: Any) -> Bool[Array, ""]:
@@ -160,18 +162,18 @@ def chunk(
     state: Any,
     start: Int[Array, ""],
     count: Int[Array, ""],
-    thin: Int[Array, ""],
+    thin: Int[Array, ""] | None,
     capacity: int,
 ) -> tuple[Any, Any, Tally, Int[Array, ""], Bool[Array, ""]]:
-    """Run ``count`` steps from global step ``start``, keeping every ``thin``-th.
+    """Run ``count`` steps from global step ``start``, keeping every ``thin``-th (all for None).
 
     Returns
     -------
     state
         After the last step.
     buffer
-        What the steps left behind, leading axis ``capacity``; the first
-        ``steps_done // thin`` rows are meant.
+        What the steps left behind, leading axis ``capacity``; as many rows are meant as steps
+        were kept.
     tally
         Evaluations and divergences.
     steps_done
@@ -185,12 +187,14 @@ def chunk(
     # Under its own jit the step is traced once, for its shapes and for the loop.
     @jax.jit
     def one(operands: Any, t: Int[Array, ""], arrays: PyTree) -> Any:
-        program, target, keys = eqx.combine(operands, static)
-        new, left, counts = program.step(keys, target, eqx.combine(arrays, rest), t)
+        program, target, keys, table = eqx.combine(operands, static)
+        now = step_keys(keys, t) if table is None else key_row(table, t - start)
+        new, left, counts = program.step(now, target, eqx.combine(arrays, rest), t)
         new_arrays = strong(eqx.filter(new, eqx.is_array))
         return new_arrays, left, counts, program.done(new)
 
-    operands, static = eqx.partition((program, target, keys), eqx.is_array)
+    table = step_key_table(keys, start, count, capacity) if thin is None else None
+    operands, static = eqx.partition((program, target, keys, table), eqx.is_array)
     _, left, counts, _ = jax.eval_shape(one, operands, start, arrays)
     buffer = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), left)
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), counts)
@@ -200,7 +204,7 @@ def chunk(
         arrays, left, counts, done = one(operands, start + i, arrays)
         # The last of every `thin` steps is what stays in its row. (`.at[].set` is a scatter, which
         # costs more than all of a cheap step; `//` looks at signs.)
-        row = lax.div(i, jnp.asarray(thin, i.dtype))
+        row = i if thin is None else lax.div(i, jnp.asarray(thin, i.dtype))
         buffer = jax.tree.map(
             lambda b, v: lax.dynamic_update_index_in_dim(b, v, row, 0), buffer, left
         )

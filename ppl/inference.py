@@ -260,7 +260,10 @@ def _sample_markov(
     positions = _positions(init, target, plan.num_chains, rng_key)
     kernel.check_start(target, positions)
     store = _open(checkpoint, kernel, target, rng_key, plan, started)
-    run = Chains(kernel, target, rng_key, plan, positions=positions, place=place)
+    run = Chains(
+        kernel, target, rng_key, plan,
+        positions=positions, place=place, continues=isinstance(init, Draws),
+    )  # fmt: skip
 
     def check(run: Chains) -> bool:
         assert until is not None
@@ -574,7 +577,7 @@ class _Bar:
         if on:
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, desc=name, file=sys.stderr, mininterval=0.0)
+            self.bar = tqdm(total=total, desc=name, file=sys.stderr, mininterval=0.05)
         self.began = time.perf_counter()
 
     def __enter__(self) -> "_Bar":

@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import random
-from jaxtyping import Array, Key, PRNGKeyArray
+from jax import lax, random
+from jaxtyping import Array, Int, Key, PRNGKeyArray
 
 
 def as_key(rng_key: Any) -> PRNGKeyArray:
@@ -50,6 +50,39 @@ Keys = Key[Array, "..."]  # any number of keys: one a chain, one a target and ch
 def chain_keys(rng_key: PRNGKeyArray, num_chains: int) -> Keys:
     """One key a chain, ``fold_in(rng_key, chain)``; steps fold in their number on top."""
     return jax.vmap(random.fold_in, (None, 0))(rng_key, jnp.arange(num_chains))
+
+
+def step_keys(keys: Keys, t: Int[Array, "..."]) -> Keys:
+    """Keys of a step: its number folded into each."""
+    fold = random.fold_in
+    for _ in range(keys.ndim):
+        fold = jax.vmap(fold, (0, None))
+    return fold(keys, t)
+
+
+BLOCK = 256  # steps whose keys are made at a time; a short chunk should not pay for a long one
+
+
+def step_key_table(keys: Keys, start: Int[Array, ""], count: Int[Array, ""], capacity: int) -> Keys:
+    """Keys of ``count`` steps from ``start``: the first rows of a table with room for capacity."""
+    size = min(BLOCK, capacity)
+    rows = -(-capacity // size) * size  # whole blocks
+
+    def fill(block: Int[Array, ""], table: Array) -> Array:
+        ts = start + block * size + jnp.arange(size)
+        made = jax.vmap(step_keys, (None, 0))(keys, ts)
+        return lax.dynamic_update_slice_in_dim(table, random.key_data(made), block * size, 0)
+
+    words = random.key_data(keys)
+    table = jnp.zeros((rows, *words.shape), words.dtype)
+    table = lax.fori_loop(0, (count + size - 1) // size, fill, table)
+    return random.wrap_key_data(table, impl=random.key_impl(keys))
+
+
+def key_row(table: Keys, i: Int[Array, ""]) -> Keys:
+    """One row of a table of keys (indexing it would be a gather)."""
+    words = lax.dynamic_index_in_dim(random.key_data(table), i, keepdims=False)
+    return random.wrap_key_data(words, impl=random.key_impl(table))
 
 
 # Uses of a key apart from the steps of a chain, folded in where steps never reach.

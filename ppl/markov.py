@@ -221,14 +221,16 @@ class Chains:
         positions: Position | None = None,
         num_targets: int | None = None,
         place: Callable[[PyTree], PyTree] = lambda tree: tree,
+        continues: bool = False,
     ):
         self.plan = plan
         self.target = target
         self.notes: list[str] = []
         self.tallies = Tallies()
         self.vectorize = None if num_targets is None else kernel.fixed_length
-        # Also without warm-up steps, so that a tuned kernel goes on with the program it has.
-        self.warmup = kernel.warmup(target)
+        # A run that goes on from another has that one's program, adaptation and all; a run that
+        # never adapts need not pay for it.
+        self.warmup = kernel.warmup(target) if plan.num_warmup or continues else None
         by_steps = None if isinstance(self.warmup, OnePieceWarmUp) else self.warmup
         self.program = MarkovProgram(by_steps, jnp.int32(plan.num_warmup))
         self._begin(kernel, rng_key, positions, num_targets, place)
@@ -343,8 +345,8 @@ class Chains:
         count = pace.steps(limit, thin, capacity)
         batched = (self.target, self.keys, self.state)
         state, buffer, counts = _chunk(
-            self.program, batched, _int(self.t), _int(count), _int(thin),
-            capacity, self.vectorize,
+            self.program, batched, _int(self.t), _int(count),
+            None if plan.thin == 1 else _int(thin), capacity, self.vectorize,
         )  # fmt: skip
         if is_window and self.program.warmup is not None:
             window_ends = count == limit
