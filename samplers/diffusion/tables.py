@@ -196,14 +196,16 @@ def propagate(rows: Rows, gain: Any, offset: Any, mean: float, variance: float) 
     """Exact moments under a table where ``D = gain x + offset`` in each row, for scalar x.
 
     Everything is linear then, history and noises included, so that nothing is simulated: the
-    denoiser of a Gaussian has this form.
+    denoiser of a Gaussian has this form. The covariance is carried by a factor, one column for the
+    start and one for each noise: a step over many orders of magnitude subtracts noises that are
+    nearly equal, and squares of them would leave no digit.
     """
     num, k = rows.A.shape[:2]
-    p = rows.B.shape[2]
+    p, num_noises = rows.B.shape[2], rows.S.shape[2]
     gain, offset = np.broadcast_to(gain, num), np.broadcast_to(offset, num)
     size = k + p - 1  # registers, then the older values of the history
-    state, spread = np.zeros(size), np.zeros((size, size))
-    state[:k], spread[:k, :k] = mean, variance
+    state, factor = np.zeros(size), np.zeros((size, 1 + num * num_noises))
+    state[:k], factor[:k, 0] = mean, np.sqrt(variance)
     result = []
     for i in range(num):
         q = np.zeros(size)
@@ -219,11 +221,10 @@ def propagate(rows: Rows, gain: Any, offset: Any, mean: float, variance: float) 
         if p > 1:
             step[k], move[k] = q, shift
             step[k + 1 :, k:-1] = np.eye(p - 2)
-        noise = np.zeros((size, size))
-        noise[:k, :k] = rows.S[i] @ rows.S[i].T
-        state, spread = step @ state + move, step @ spread @ step.T + noise
+        state, factor = step @ state + move, step @ factor
+        factor[:k, 1 + i * num_noises : 1 + (i + 1) * num_noises] = rows.S[i]
         if rows.arrives[i] != IN_BETWEEN:
-            result.append((rows.arrives[i], state[0], spread[0, 0]))
+            result.append((rows.arrives[i], state[0], np.sum(factor[0] ** 2)))
     return Moments(*(np.asarray(column) for column in zip(*result, strict=True)))
 
 
