@@ -1,11 +1,12 @@
 """What the engine costs beside the denoiser: 20 steps of 4,096 points in the plane, D = 0.
 
 Run by hand: ``python tests/benchmarks/bench_diffusion.py``. It prints microseconds a step, the best
-of many runs, and beside each the cost of a denoiser in closed form. ``diffusers`` has schedulers of
-the same names; its figures, on the machine where these were first measured, were 200 to 1,800
-microseconds a step.
+of many runs, beside those of the scheduler of the same name in ``diffusers`` where that is
+installed, in turns, on one thread each; what a longer table costs to compile; and the mixture's
+denoiser against its plain form.
 """
 
+import importlib.util
 import time
 
 import jax
@@ -17,31 +18,93 @@ import samplers as s
 from models.targets.gaussian_mixture import GaussianMixture
 from samplers.diffusion.integrate import integrate
 
+STEPS = 20
+# Ours, and the scheduler's name and options in diffusers.
 SOLVERS = {
-    "DDIM": s.DDIM(), "DPMSolverPP": s.DPMSolverPP(), "DEIS": s.DEIS(), "UniPC": s.UniPC(),
-    "DDPM": s.DDPM(), "SASolver": s.SASolver(), "DPMSolverPP, SDE": s.DPMSolverPP(tau=1.0),
-    "Heun": s.Heun(),
+    "DDIM": (s.DDIM(), "DDIMScheduler", {}),
+    "DPMSolver": (
+        s.DPMSolver(2), "DPMSolverSinglestepScheduler",
+        {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+    ),
+    "DPMSolverPP": (s.DPMSolverPP(), "DPMSolverMultistepScheduler", {}),
+    "EDM, DPMSolverPP": (s.DPMSolverPP(), "EDMDPMSolverMultistepScheduler", {}),
+    "DEIS": (s.DEIS(2), "DEISMultistepScheduler", {}),
+    "IPNDM": (s.IPNDM(), "IPNDMScheduler", {}),
+    "UniPC": (s.UniPC(2), "UniPCMultistepScheduler", {}),
+    "Heun": (s.Heun(), "HeunDiscreteScheduler", {}),
+    "DPM2": (s.DPM2(), "KDPM2DiscreteScheduler", {}),
+    "DDPM": (s.DDPM(), "DDPMScheduler", {}),
+    "DDPM, Euler ancestral": (s.DDPM(), "EulerAncestralDiscreteScheduler", {}),
+    "DPMSolverPP, SDE": (
+        s.DPMSolverPP(tau=1.0), "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++"},
+    ),
+    "SASolver": (s.SASolver(2, 2), "SASolverScheduler", {"predictor_order": 2}),
 }  # fmt: skip
 
 
-def best(run, *args, repeats=200):
-    """Shortest of many runs, in seconds: what others do on the machine only adds."""
-    jax.block_until_ready(run(*args))
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(run(*args))
-        times.append(time.perf_counter() - began)
-    return min(times)
+def best(*runs, repeats=150):
+    """Shortest of many calls of each, in turns, in seconds: others on the machine only add.
+
+    A run may be a pair, of which the first half is not timed.
+    """
+    pairs = [run if isinstance(run, tuple) else (lambda: None, run) for run in runs]
+    times = np.full((repeats + 1, len(runs)), np.inf)
+    for i in range(repeats + 1):
+        for j, (prepare, run) in enumerate(pairs):
+            prepare()
+            began = time.perf_counter()
+            run()
+            times[i, j] = time.perf_counter() - began
+    return times[1:].min(axis=0)  # the first compiles
+
+
+def scheduler(name, options):
+    """A run of a diffusers scheduler: its own loop, with a network that returns zeros."""
+    import diffusers
+    import torch
+
+    torch.set_num_threads(1)
+    made = getattr(diffusers, name)(**options)
+    start, zeros = torch.randn(4096, 2), torch.zeros(4096, 2)
+
+    def run():
+        x = start * getattr(made, "init_noise_sigma", 1.0)
+        with torch.no_grad():
+            for t in made.timesteps:
+                x = made.step(zeros, t, x).prev_sample
+        return x
+
+    return lambda: made.set_timesteps(STEPS), run
 
 
 def engine():
     """Microseconds a step of each solver with nothing to denoise."""
     x = random.normal(random.key(0), (4096, 2))
     run = jax.jit(lambda x, rows: integrate(random.key(1), lambda x, _: 0 * x, x, rows)[0].x)
-    for name, solver in SOLVERS.items():
-        rows = jax.tree.map(jnp.asarray, solver.table(s.EDM(), s.EDMSchedule(), 20).rows)
-        print(f"{name:20s} {best(run, x, rows) / 20 * 1e6:7.1f} us a step")
+    peers = importlib.util.find_spec("diffusers") is not None
+    for name, (solver, peer, options) in SOLVERS.items():
+        rows = jax.tree.map(jnp.asarray, solver.table(s.EDM(), s.EDMSchedule(), STEPS).rows)
+        ours = lambda rows=rows: jax.block_until_ready(run(x, rows))
+        runs = (ours, scheduler(peer, options)) if peers else (ours,)
+        times = best(*runs, repeats=30 if peers else 150) / STEPS * 1e6
+        line = f"{name:22s} {times[0]:7.1f} us a step"
+        if peers:
+            line += f", {peer} {times[1]:7.1f}, ratio {times[0] / times[1]:.3f}"
+        print(line, flush=True)
+
+
+def longer():
+    """Seconds to compile the first table, and one of another length."""
+    x = random.normal(random.key(0), (4096, 2))
+    run = jax.jit(lambda x, rows: integrate(random.key(1), lambda x, _: 0 * x, x, rows)[0].x)
+    seconds = []
+    for steps in (20, 20, 35, 50):
+        rows = s.SASolver().table(s.EDM(), s.EDMSchedule(), steps).rows
+        began = time.perf_counter()
+        jax.block_until_ready(run(x, jax.tree.map(jnp.asarray, rows)))
+        seconds.append(time.perf_counter() - began)
+    print("first call with 20, 20, 35, 50 rows:", *(f"{value:.3f} s" for value in seconds))
 
 
 def denoiser(num_modes=25, dimension=2):
@@ -59,12 +122,15 @@ def denoiser(num_modes=25, dimension=2):
 
     x = random.normal(random.key(0), (4096, dimension))
     ours = jax.jit(jax.vmap(target.denoise, (0, None)))
-    times = best(ours, x, 0.5), best(jax.jit(plain), x, 0.5)
+    plain = jax.jit(plain)
+    runs = [lambda f=f: jax.block_until_ready(f(x, 0.5)) for f in (ours, plain)]
+    times = best(*runs)
     print(f"mixture of {num_modes} in {dimension}-d: {times[0] * 1e6:.0f} us, plain softmax "
           f"{times[1] * 1e6:.0f} us, ratio {times[0] / times[1]:.2f}")  # fmt: skip
 
 
 if __name__ == "__main__":
+    longer()
     engine()
     for num_modes, dimension in ((3, 2), (25, 2), (25, 8), (25, 80)):
         denoiser(num_modes, dimension)

@@ -1,9 +1,11 @@
 """The table of solvers, the files on disk and the docstrings tell the same story."""
 
+import csv
 import importlib
 import inspect
 import pkgutil
 import re
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +56,24 @@ def test_a_row_says_what_the_solver_does(row):
     if a_step:  # and one for the last step, to the denoised value itself
         assert len(rows.F) == 11 * int(a_step[1]) + 1
         assert solver.evaluations_per_step == int(a_step[1])
+
+
+def test_every_solver_has_its_errors_on_the_site():
+    """At each number of evaluations that it can be run with, on all three priors."""
+    with (Path(__file__).parents[3] / "docs" / "solver_errors.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found = {
+        (row["prior"], row["solver"].split("(")[0], int(row["evaluations"]))
+        for row in rows
+        if row["measure"] == "law"
+    }
+    for prior in ("three modes", "25 modes", "digits"):
+        for row in ROWS:
+            for evaluations in (5, 10, 20, 50):
+                too_few = row.name == "Restart" and evaluations < 20
+                assert ((prior, row.name, evaluations) in found) != too_few
+    assert {row["prior"] for row in rows if row["measure"] == "floor"} == {
+        "three modes",
+        "25 modes",
+        "digits",
+    }
