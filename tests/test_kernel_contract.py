@@ -64,6 +64,7 @@ OTHER_TARGETS = {
     "SGHMC",
     "SGLD",
     "STSL",
+    "StochasticInterpolant",
     "SequenceMetropolis",
     "TMPD",
     "TwistedSMC",

@@ -25,11 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 from jax.core import Tracer
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from ppl.energy import Energy, Position, TargetError
 from ppl.template import as_template, describe, float_dtype
+from samplers.diffusion import points
 from samplers.diffusion.conversions import Prediction
 from samplers.diffusion.paths import Level, NoisePath
 
@@ -190,29 +190,21 @@ class DiffusionPrior(Energy):
     @property
     def point(self) -> jax.ShapeDtypeStruct:
         """Shape and dtype of a point: a position that is an array as it is, others raveled."""
-        return jax.eval_shape(lambda: self.flat(_zeros(self.template)))
+        return jax.eval_shape(lambda: self.flat(points.zeros(self.template)))
 
     def flat(self, position: Position) -> Array:
         """From a position to a point."""
-        if jax.tree.structure(self.template) == jax.tree.structure(0):
-            return position
-        return ravel_pytree(position)[0]
+        return points.flat(position)
 
     def position(self, point: Array) -> Position:
         """From a point to a position."""
-        if jax.tree.structure(self.template) == jax.tree.structure(0):
-            return point
-        return ravel_pytree(_zeros(self.template))[1](point)
+        return points.position(self.template, point)
 
     def noise(self, rng_key: PRNGKeyArray, n: int) -> Float[Array, "n ..."]:
         """``n`` points of the path's noise, at unit level."""
         point = self.point
         draw = lambda key: self.path.noise(key, point.shape, point.dtype)
         return jax.vmap(draw)(random.split(rng_key, n))
-
-
-def _zeros(template: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), template)
 
 
 # Conditions -----------------------------------------------------------------------------------
@@ -265,7 +257,7 @@ def _any_condition(prior: DiffusionPrior) -> tuple[Any, ...]:
         return ()
     if isinstance(prior.conditions, int | tuple):
         return (jnp.zeros((), jnp.int32),)
-    return (_zeros(prior.conditions),)
+    return (points.zeros(prior.conditions),)
 
 
 # Checks of a denoiser -------------------------------------------------------------------------

@@ -52,6 +52,7 @@ from ppl.sampler import (
 from ppl.template import as_template, describe
 from samplers.diffusion.losses import EDMWeight, LogNormalNoise, Preconditioned, Times, Weight
 from samplers.diffusion.paths import EDM, NoisePath
+from samplers.diffusion.points import is_array
 from samplers.diffusion.prior import DiffusionPrior
 from samplers.diffusion.sampler import DiffusionSampler
 from samplers.mcmc.metropolis import all_finite
@@ -74,6 +75,25 @@ class TrainingInfo(NamedTuple):
     loss: Float[Array, ""]
     diverging: Bool[Array, ""]
     num_evaluations: Int[Array, "2"]
+
+
+def update(
+    optimizer: Any, state: TrainingState, loss: Array, gradient: Any, ema_decay: Array
+) -> tuple[TrainingState, Bool[Array, ""]]:
+    """One update of the network and its average; none, and False, where it is not finite."""
+    updates, moments = optimizer.update(gradient, state.optimizer)
+    denoiser = eqx.apply_updates(state.denoiser, updates)
+    k = state.updates.astype(state.sd.dtype)
+    b = jnp.minimum(ema_decay.astype(k.dtype), (1 + k) / (10 + k))
+    average = jax.tree.map(
+        lambda a, w: a + (1 - b) * (w - a) if eqx.is_inexact_array(a) else a,
+        state.average,
+        denoiser,
+    )
+    updated = TrainingState(denoiser, average, state.sd, moments, state.updates + 1)
+    finite = all_finite((loss, eqx.filter(gradient, eqx.is_inexact_array)))
+    kept = where(finite, *(eqx.filter(s, eqx.is_array) for s in (updated, state)))
+    return eqx.combine(kept, state), finite
 
 
 def _labels(value: Any) -> Any:
@@ -222,8 +242,7 @@ class DenoisingDiffusion(LearnedSampler):
             lambda w: w.astype(point.dtype) if eqx.is_inexact_array(w) else w,
             self.network(rng_key, point.shape, **classes),
         )
-        is_array = jax.tree.structure(template) == jax.tree.structure(0)
-        raveled = (lambda fn: fn) if is_array else Raveled
+        raveled = (lambda fn: fn) if is_array(template) else Raveled
         if self.predicts is Preconditioned:
             return raveled(Preconditioned(network, mean, sd))
         return self.predicts(raveled(network))
@@ -241,20 +260,9 @@ class DenoisingDiffusion(LearnedSampler):
     ) -> tuple[TrainingState, TrainingInfo]:
         batch = self.batch(rng_key, target, state.sd)
         loss, gradient = eqx.filter_value_and_grad(self.loss)(state.denoiser, *batch, state.sd)
-        updates, optimizer = self._optimizer.update(gradient, state.optimizer)
-        denoiser = eqx.apply_updates(state.denoiser, updates)
-        k = state.updates.astype(state.sd.dtype)
-        b = jnp.minimum(self.ema_decay.astype(k.dtype), (1 + k) / (10 + k))
-        average = jax.tree.map(
-            lambda a, w: a + (1 - b) * (w - a) if eqx.is_inexact_array(a) else a,
-            state.average,
-            denoiser,
-        )
-        updated = TrainingState(denoiser, average, state.sd, optimizer, state.updates + 1)
-        finite = all_finite((loss, eqx.filter(gradient, eqx.is_inexact_array)))
-        kept = where(finite, *(eqx.filter(s, eqx.is_array) for s in (updated, state)))
+        updated, finite = update(self._optimizer, state, loss, gradient, self.ema_decay)
         evaluations = jnp.array([0, self.num_rows], jnp.int32)
-        return eqx.combine(kept, state), TrainingInfo(loss, ~finite, evaluations)
+        return updated, TrainingInfo(loss, ~finite, evaluations)
 
     def batch(
         self, rng_key: PRNGKeyArray, target: Any, sd: Float[Array, ""]
