@@ -691,6 +691,16 @@ _METHODS = (
         "method",
     ),
     Method(
+        "ASBS",
+        "Adjoint Schroedinger bridge sampler",
+        "samplers.trajectory.asbs",
+        "arXiv:2506.22565",
+        "asymptotically exact",
+        _GRADIENT,
+        "num_paths / every gradients an update, then 1 log-density a draw",
+        "method",
+    ),
+    Method(
         "AdjointSampling",
         "Adjoint sampling",
         "samplers.trajectory.adjoint",

@@ -136,7 +136,7 @@ SAMPLERS: dict[str, Callable[[Case, int], Any]] = {
         samplers.FollmerStein(inner(n)), scale=case.scale
     ),
 }
-LEARNED = ("PIS", "DDS", "DIS", "CMCD", "DGFS", "SCLD", "AdjointSampling")
+LEARNED = ("PIS", "DDS", "DIS", "CMCD", "DGFS", "SCLD", "AdjointSampling", "ASBS")
 
 
 def learned(name: str) -> Callable[[Case, int], Any]:

@@ -378,7 +378,7 @@ class Guess(DirectSampler):
     """Draws of both modes alike, 1 wide, that weigh what they should, or, told so, nothing."""
 
     exactness = "asymptotically exact"
-    weighs: bool = eqx.field(static=True, default=True)
+    weighs: jax.Array = eqx.field(converter=jnp.asarray, default=1.0)
 
     def draw(self, rng_key, target, n):
         key_mode, key_noise = jax.random.split(rng_key)
@@ -391,7 +391,7 @@ class Guess(DirectSampler):
         return (n, 0)
 
 
-def from_guess(width, num_particles, weighs=True, **options):
+def from_guess(width, num_particles, weighs=1.0, **options):
     """Scores of Z and of the right mode's share, of 32 runs, and the runs."""
     target = ppl.from_log_density(
         lambda x, width: 1.3 + two_modes(x, SHARES, width), jnp.zeros(2), width
@@ -420,7 +420,7 @@ def test_weighted_draws_are_a_population_that_only_has_to_move():
 
 
 def test_weights_that_a_start_drops_are_caught():
-    evidence, share, _ = from_guess(0.7, 256, weighs=False)
+    evidence, share, _ = from_guess(0.7, 256, weighs=0.0)
     assert evidence > FROM_DRAWS
     assert share > FROM_DRAWS
 

@@ -13,7 +13,8 @@ from scipy.special import expit
 import ppl
 from models.targets.gaussian_mixture import GaussianMixture
 from samplers.networks import MLP
-from samplers.trajectory.adjoint import AdjointSampling, End
+from samplers.trajectory.adjoint import AdjointSampling
+from samplers.trajectory.matching import Ends
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 SOFT = GaussianMixture([[1.5, 1.5], [1.5, -1.5], [-1.5, 1.5], [-1.5, -1.5]])
@@ -34,12 +35,12 @@ def test_the_optimal_control_of_a_gaussian_has_no_residual_on_average():
     target = ppl.from_log_density(lambda x: -0.5 * jnp.vdot(x, x) / r**2, jnp.zeros(1))
     sampler = AdjointSampling(scale=s, num_steps=6)
     state = sampler.init(random.key(0), target)
-    bridge = sampler._kernels(target, state.control)
+    bridge = sampler.kernels(target, state.learned)
     v = float(bridge.shares[n])
     x1 = r * random.normal(random.key(1), (40_000, 1))
     noise = random.normal(random.key(2), x1.shape)
-    residual = jax.vmap(sampler._residual, (None, 0, None, 0))(
-        bridge, End(x1, -x1 / r**2), jnp.int32(n), noise
+    residual = jax.vmap(sampler._residual, (None, None, 0, None, 0))(
+        0, bridge, Ends(0 * x1, x1, -x1 / r**2), jnp.int32(n), noise
     )
     xt = v * x1 + s * np.sqrt(v * (1 - v)) * noise
     label = -np.asarray(residual)[:, 0]  # the control begins as zero
@@ -64,6 +65,7 @@ def test_training_pays_for_its_simulations_alone(draws):
     assert not draws.history["diverging"].any()
 
 
+@pytest.mark.slow  # as those of ASBS, which has the same training, do in the gate
 def test_weights_obey_the_bounded_identity(draws):
     exact = SOFT.sample(random.key(1), 4096)
     back = eqx.filter_jit(lambda s, x: s.log_weights(random.key(2), SOFT, x))(draws.sampler, exact)
