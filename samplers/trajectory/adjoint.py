@@ -81,9 +81,8 @@ class AdjointSampling(MatchingSampler):
     def kernels(self, target: Energy, learned: tuple[Control]) -> Bridge:
         reward = self.reward(target)
         dtype = reward.target.template.dtype
-        return Bridge(
-            reward, learned[0], self.scale.astype(dtype), self.shares(dtype), guided=False
-        )  # pyright: ignore[reportCallIssue]
+        shares = self.shares(dtype)
+        return Bridge(reward, learned[0], self.scale.astype(dtype), shares, guided=False)  # pyright: ignore
 
     def residual(
         self, part: int, kernels: Bridge, ends: Ends, n: Int[Array, ""], x: Float[Array, " d"]

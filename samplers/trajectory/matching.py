@@ -153,7 +153,8 @@ class MatchingSampler(LearnedSampler):
         # The weights see the density once more, beside its gradient.
         spent = jnp.where(now, jnp.array([2, 1]) * self.num_paths, 0).astype(jnp.int32)
         after = MatchingState(tuple(learned), tuple(optimizers), state.updates + 1, ends, judged)
-        return after, MatchingInfo(loss, *judged, ~fine, spent)
+        elbo, log_evidence, share = judged
+        return after, MatchingInfo(loss, elbo, log_evidence, share, ~fine, spent)
 
     def _residual(
         self, part: int, kernels: Any, ends: Ends, n: Int[Array, ""], noise: Float[Array, " d"]
