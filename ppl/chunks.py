@@ -102,8 +102,15 @@ class ParticleProgram(eqx.Module):
         self, keys: Keys, target: Energy, state: Any, t: Int[Array, ""]
     ) -> tuple[Any, Any, Tally]:
         arrived = jax.vmap(self.sampler.done)(state)
-        new, info = jax.vmap(self.sampler.step, (0, None, 0))(keys, target, state)
-        state = jax.vmap(where)(arrived, state, new)
+        if len(keys) == 1:
+            # Where one run is alone it is not batched: a cond of its step takes one branch, which
+            # under vmap takes both. It never stands still, as the loop ends where it arrives.
+            of_one, as_one = lambda x: x[0], lambda x: x[None]
+            moved = self.sampler.step(keys[0], target, jax.tree.map(of_one, state))
+            state, info = jax.tree.map(as_one, moved)
+        else:
+            new, info = jax.vmap(self.sampler.step, (0, None, 0))(keys, target, state)
+            state = jax.vmap(where)(arrived, state, new)
         counted = jnp.where(arrived[:, None], 0, info.num_evaluations)
         diverging = getattr(info, "diverging", jnp.zeros(arrived.shape, bool)) & ~arrived
         history = reported(info) | {"arrived": arrived}

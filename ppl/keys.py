@@ -49,7 +49,10 @@ Keys = Key[Array, "..."]  # any number of keys: one a chain, one a target and ch
 
 def chain_keys(rng_key: PRNGKeyArray, num_chains: int) -> Keys:
     """One key a chain, ``fold_in(rng_key, chain)``; steps fold in their number on top."""
-    return jax.vmap(random.fold_in, (None, 0))(rng_key, jnp.arange(num_chains))
+    return _folded(rng_key, np.arange(num_chains))
+
+
+_folded = jax.jit(jax.vmap(random.fold_in, (None, 0)))
 
 
 def step_keys(keys: Keys, t: Int[Array, "..."]) -> Keys:

@@ -56,6 +56,14 @@ def _first_population(sampler: ParticleSampler, target: Energy, chain_keys: Keys
 
 
 @eqx.filter_jit
+def _of_run(run_keys: Keys, states: Any, run: Any) -> tuple[PRNGKeyArray, Any]:
+    """Key of the collection, and the state, of one of the runs."""
+    arrays, rest = eqx.partition(states, eqx.is_array)
+    mine = eqx.combine(jax.tree.map(lambda x: x[run], arrays), rest)
+    return keys.key_for(run_keys[run], keys.COLLECT), mine
+
+
+@eqx.filter_jit
 def _chunk(
     program: Any,
     target: Energy,
@@ -89,20 +97,20 @@ def run_particles(
             f"{type(sampler).__name__} had not finished after {loop.t} steps: its done() never "
             "became true"
         )
-    collect_keys = [keys.key_for(key, keys.COLLECT) for key in run_keys]
+    infos = loop.history()
+    stood = infos.pop("arrived")
     collected, notes, errors = [], [], []
-    for run, key in enumerate(collect_keys):
-        mine = jax.tree.map(lambda x: x[run], loop.state)  # noqa: B023
+    for run in range(num_chains):
+        key, mine = _of_run(run_keys, loop.state, np.asarray(run, np.int32))
         # A run that arrived before the others stood still: its history ends where it did.
-        arrived = loop.history()["arrived"][:, run]
-        steps = {n: x[~arrived, run] for n, x in loop.history().items() if n != "arrived"}
+        steps = {n: x[~stood[:, run], run] for n, x in infos.items()}
         notes += sampler.notes(steps)
         collected.append(sampler.collect(key, target, mine, steps))
         errors.append(sampler.log_evidence_error(steps))
     positions, log_weights, log_evidence = zip(*collected, strict=True)
     if log_weights[0] is not None:
         positions, log_weights = _of_one_length(positions, log_weights)
-    history = {n: np.swapaxes(x, 0, 1) for n, x in loop.history().items() if n != "arrived"}
+    history = {n: np.swapaxes(x, 0, 1) for n, x in infos.items()}
     return Drawn(
         jax.tree.map(lambda *x: np.stack([np.asarray(a) for a in x]), *positions),
         None if log_weights[0] is None else np.stack([np.asarray(w) for w in log_weights]),

@@ -4,7 +4,7 @@
     D_t = D(x_t): the denoised value that the step from x_t needs, and potentials look at before
 
 A particle carries D_t, so that a potential at t and the move from t share one call of the denoiser,
-and N particles cost what N plain draws cost. `Plan` is what a solver and a schedule make of a path:
+and N particles cost little more than N plain draws. `Plan` is what a solver and a schedule make of a path:
 steps between its levels, and in each the rows of the solver. `ReverseChain` is the prior on such a
 plan: its start, its moves and, where they are Gaussian, their density
 

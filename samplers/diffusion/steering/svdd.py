@@ -5,7 +5,8 @@
 v is what a point promises: the reward of its denoised value (SVDD-PM), or a value function of the
 user's, learned by regression say (SVDD-MC). Particles do not meet; there are no gradients. With
 the soft value, v_t(x) = log E[exp(r(x_0)) | x_t = x], the draws are those of the tilted prior as M
-grows, with an error that falls as 1 / M; with any other v they are not. Biased, in either case.
+grows, with an error that falls as 1 / M; with any other v they are not. Biased, in either case. A
+draw costs M plain ones.
 
 `NestedSVDD` mends both by weights.
 
