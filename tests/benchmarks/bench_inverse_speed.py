@@ -112,3 +112,52 @@ def test_steps_per_second(name, num_chains):
     gaps = [np.sqrt(np.mean((x[:, mask] - observation) ** 2)) for x in (ours, theirs)]
     assert gaps[0] == pytest.approx(gaps[1], rel=0.2)
     assert figures.ratio >= ASKED
+
+
+# The library ----------------------------------------------------------------------------------
+
+
+def of_deepinv(name, mask, observation, spectrum):
+    """``(seed, n) -> draws`` by deepinv, with the same denoiser, mask and number of steps."""
+    dinv = pytest.importorskip("deepinv", reason="the peer is deepinv: pip install deepinv")
+    half = torch.from_numpy(spectrum[:, : SIZE // 2 + 1].copy())
+
+    class Field(dinv.models.Denoiser):
+        def forward(self, x, sigma, **_):
+            kappa = torch.as_tensor(sigma, dtype=x.dtype).reshape(-1, 1, 1, 1)
+            gain = half / (half + kappa**2)
+            return torch.fft.irfft2(gain * torch.fft.rfft2(x), s=(SIZE, SIZE))
+
+    seen = torch.from_numpy(mask)[None, None]
+    physics = dinv.physics.Inpainting(
+        img_size=(1, SIZE, SIZE), mask=seen.float(), noise_model=dinv.physics.GaussianNoise(NOISE)
+    )
+    y = torch.zeros(1, 1, SIZE, SIZE)
+    y[seen] = torch.from_numpy(observation.copy())
+    if name == "DPS":
+        sampler = dinv.sampling.DPS(
+            Field(), num_steps=NUM_STEPS, dtype=torch.float32, rng=torch.Generator()
+        )
+    else:
+        l2 = dinv.optim.data_fidelity.L2()
+        sampler = dinv.sampling.DiffPIR(Field(), l2, sigma=NOISE, max_iter=NUM_STEPS)
+    return lambda seed, n: sampler(y.expand(n, -1, -1, -1), physics, seed=seed).numpy()
+
+
+@pytest.mark.parametrize("num_chains", [1, 16])
+@pytest.mark.parametrize("name", CASES)
+def test_steps_per_second_of_deepinv(name, num_chains):
+    """Three times those of the library itself, whose schedules and clipping are its own."""
+    posterior, mask, observation, spectrum = problem()
+    sampler = CASES[name](num_chains).resolve(posterior)
+    other = of_deepinv(name, mask, observation, spectrum)
+    draw = eqx.filter_jit(lambda sampler, target, key: sampler.draw(key, target, num_chains)[0])
+    with jax.default_device(jax.devices("cpu")[0]):
+        figures = alternate(
+            lambda i: draw(sampler, posterior, random.key(i)),
+            lambda i: other(i + 1, num_chains),
+            work=lambda _: NUM_STEPS,
+            label=f"{name}, {num_chains} chains of 64 x 64, steps per second, and deepinv",
+        )
+    assert other(1, num_chains).shape == (num_chains, 1, SIZE, SIZE)
+    assert figures.ratio >= ASKED

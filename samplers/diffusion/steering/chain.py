@@ -4,9 +4,9 @@
     D_t = D(x_t): the denoised value that the step from x_t needs, and potentials look at before
 
 A particle carries D_t, so that a potential at t and the move from t share one call of the denoiser,
-and N particles cost little more than N plain draws. `Plan` is what a solver and a schedule make of a path:
-steps between its levels, and in each the rows of the solver. `ReverseChain` is the prior on such a
-plan: its start, its moves and, where they are Gaussian, their density
+and N particles cost little more than N plain draws. `Plan` is what a solver and a schedule make of
+a path: steps between its levels, and in each the rows of the solver. `ReverseChain` is the prior on
+such a plan: its start, its moves and, where they are Gaussian, their density
 
     M_t(x, .) = N(m, s^2 I),    m = A x + B D + (history),    s^2 = sum of S^2.
 

@@ -17,8 +17,8 @@ a `ppl.LinearGaussian` likelihood has the variance v_t added to its noise, and a
 divided by 1 + v_t: for a Gaussian observation of x with unit noise that is the same.
 
 With ``scale = w`` and weights this is the exact version of a `Guidance` of that scale. Each step
-costs a gradient through the denoiser, so that a run costs twice as many plain draws. Asymptotically exact in the number of particles, for what the
-solver draws.
+costs a gradient through the denoiser, so that a run costs twice as many plain draws. Asymptotically
+exact in the number of particles, for what the solver draws.
 
 References
 ----------
