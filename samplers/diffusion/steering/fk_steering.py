@@ -38,7 +38,7 @@ from samplers.diffusion.rules import Plain, Rule
 from samplers.diffusion.sampler import Silent
 from samplers.diffusion.schedules import EDMSchedule
 from samplers.diffusion.steering.chain import Particle, Plan, ReverseChain, SolverModel, Step
-from samplers.diffusion.steering.potentials import POTENTIALS, Potential, check_potential
+from samplers.diffusion.steering.potentials import Potential, check_potential, potential_of
 from samplers.diffusion.steering.sampler import ReverseSDE, Steered
 from samplers.diffusion.steering.values import promised
 
@@ -129,15 +129,7 @@ class FKSteering(Steered):
 
     def __check_init__(self) -> None:
         Steered.__check_init__(self)
-        if isinstance(self.potential, str):
-            known = self.potential in POTENTIALS
-        else:
-            known = isinstance(self.potential, Potential) or type(self.potential) is object
-        if not known:
-            raise ValueError(
-                f"potential must be one of {[*POTENTIALS]}, or a subclass of "
-                f"samplers.Potential; got {self.potential!r}"
-            )
+        potential_of(self.potential)
         low, high = self.between
         if not 0 <= low <= high <= 1:
             raise ValueError(
@@ -151,11 +143,9 @@ class FKSteering(Steered):
         Steered.check(self, target)
 
     def model(self, target: Any, chain: ReverseChain) -> FKModel:
-        known = isinstance(self.potential, str)
-        potential = POTENTIALS[self.potential] if known else self.potential
         active = jnp.asarray(self._active(chain.plan.num_steps))
         return FKModel(  # pyright: ignore[reportCallIssue]
-            chain=chain, target=target, potentials=potential, active=active,
+            chain=chain, target=target, potentials=potential_of(self.potential), active=active,
             value=self.value,
         )  # fmt: skip
 

@@ -87,6 +87,18 @@ def _settled(memory: Paid, seen: Array, reward: Array, is_last: Any) -> tuple[Ar
 POTENTIALS = {"difference": Difference(), "max": Maximum(), "sum": Sum()}
 
 
+def potential_of(value: Any) -> Any:
+    """The potential of this name, or the one that is given."""
+    if isinstance(value, str) and value in POTENTIALS:
+        return POTENTIALS[value]
+    if isinstance(value, Potential) or type(value) is object:
+        return value
+    raise ValueError(
+        f"potential must be one of {[*POTENTIALS]}, or a subclass of samplers.Potential; got "
+        f"{value!r}"
+    )
+
+
 def check_potential(potential: Potential) -> None:
     """Raise unless the log G of trial sequences add up to their last reward."""
     rewards = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
