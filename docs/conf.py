@@ -23,6 +23,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "myst_parser",
     "methods",
+    "solver_errors",
 ]
 exclude_patterns = ["_build", "_ext"]
 default_role = "py:obj"

@@ -126,6 +126,7 @@ SOLVERS = """# Solvers of diffusion priors
 They go into [`DiffusionSampler`](DiffusionSampler.md): `samplers.DiffusionSampler(solver=
 samplers.DDIM(), schedule=samplers.EDMSchedule(), num_steps=20)`. The order is that of the error in
 the step size, weak where noise is added, and each is tested; the cost is in calls of the denoiser.
+[Which solver, at how many evaluations?](../solver_errors.md) compares them all.
 
 {table}
 
@@ -165,11 +166,10 @@ def page(row: samplers.Method) -> str:
 
 def solvers() -> str:
     """The page of the solvers: their table, then the docstrings of their modules."""
-    head = "| solver | method | order | costs | adds noise | write | paper |"
-    lines = [head, "| " + " | ".join(["---"] * 7) + " |"]
+    head = "| solver | method | order | costs | adds noise | paper |"
+    lines = [head, "| " + " | ".join(["---"] * 6) + " |"]
     lines += [
-        f"| `{row.name}` | {row.title} | {row.order} | {row.cost} | {row.noise} "
-        f"| `samplers.{row.example}` | {paper(row)} |"
+        f"| `{row.example}` | {row.title} | {row.order} | {row.cost} | {row.noise} | {paper(row)} |"
         for row in samplers.solvers()
     ]
     modules = dict.fromkeys(row.module for row in samplers.solvers())
