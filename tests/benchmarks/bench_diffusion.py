@@ -65,6 +65,7 @@ def scheduler(name, options):
     import torch
 
     torch.set_num_threads(1)
+    diffusers.logging.set_verbosity_error()
     made = getattr(diffusers, name)(**options)
     start, zeros = torch.randn(4096, 2), torch.zeros(4096, 2)
 
@@ -91,7 +92,7 @@ def engine():
         line = f"{name:22s} {times[0]:7.1f} us a step"
         if peers:
             line += f", {peer} {times[1]:7.1f}, ratio {times[0] / times[1]:.3f}"
-        print(line, flush=True)
+        print(line)
 
 
 def longer():
