@@ -70,14 +70,17 @@ def test_other_weights_are_refused(prior):
 
 @pytest.mark.slow  # 30 seconds
 def test_draws_are_digits_as_often_as_they_should_be_and_not_those_of_the_data(prior, script):
-    solver = samplers.DiffusionSampler(samplers.DPMSolverPP(order=2), num_steps=25)
-    draws = ppl.sample(solver, prior, num_samples=1024, progress=False)
+    draws = ppl.sample(script.SOLVER, prior, num_samples=2048, progress=False)
     found = script.judge(np.asarray(draws["x"][0]))
+    print(found)
     assert found["largest score of a label"] < 4.9
     assert found["energy distance over floor"] < 1.5
     near, held_out = found["nearest of the data"], found["that of held-out digits"]
     np.testing.assert_allclose(near, held_out, rtol=0.15)
     assert near[0] > 0.95 * held_out[0]  # not memorised
-    # A classifier that was trained to its end; the other is less sure, of held-out digits as well.
-    assert found["surer than 0.9"][1] > 0.9
-    assert np.all(np.subtract(found["of held-out digits"], found["surer than 0.9"]) < 0.08)
+    # Both classifiers of real digits, that which stops early and that which was trained to its end.
+    assert min(found["surer than 0.9"]) > 0.9
+    # Scrambled digits, and the mean of two, are not digits to them.
+    images = np.asarray(draws["x"][0])
+    blurred = script.judge((images + images[::-1]) / 2)
+    assert max(blurred["surer than 0.9"]) < 0.9
