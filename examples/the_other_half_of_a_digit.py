@@ -42,7 +42,9 @@ problems = ppl.stack(
 )
 methods = {
     "PiGDM": samplers.PiGDM(num_steps=200 // scale),
-    "TMPD": samplers.TMPD(num_steps=100 // scale, max_cg_steps=10, trusted_below=0.3),
+    "TMPD": samplers.TMPD(
+        solver=samplers.DDPM(), num_steps=100 // scale, max_cg_steps=10, trusted_below=0.3
+    ),
     "DPS": samplers.DPS(zeta=0.5, num_steps=200 // scale),
     "DiffPIR": samplers.DiffPIR(num_steps=100 // scale),
     "DDS": samplers.DecomposedDiffusion(num_steps=50 // scale),

@@ -57,7 +57,7 @@ LIMIT = 4.9  # standard errors over the fields
 # What a method is run with where its defaults do not say all.
 SETTINGS: dict[str, dict[str, Any]] = {
     "PiGDM": {"num_steps": 200},
-    "TMPD": {"num_steps": 200},
+    "TMPD": {},
     "DPS": {},
     "DDRM": {},
     "DecomposedDiffusion": {},

@@ -128,6 +128,19 @@ def of_rule(sampler: Any, guided: Callable[[float, float, float], Affine]) -> Ga
     return law
 
 
+def of_flow(sampler: Any, guided: Callable[[float, float, float], Affine]) -> Gaussian:
+    """The same of a solver without noise, whose steps may use older D', where alpha is one."""
+    grid, rows = sampler.table
+    point, history = IDENTITY, []
+    for i in range(len(rows.F)):
+        rule = guided(grid.kappa[i], grid.kappa[i + 1], rows.B[i, 0, 0])
+        history = [rule.after(point), *history]
+        point = point.scaled(rows.A[i, 0, 0])
+        for weight, denoised in zip(rows.B[i, 0], history, strict=False):
+            point = point + denoised.scaled(weight)
+    return push(start(grid.kappa[0]), point, np.zeros((D, D)))
+
+
 def scores(draws: Any, law: Gaussian) -> np.ndarray:
     """Scores of mean and covariance of independent draws, whitened by the law they should have."""
     x = np.asarray(draws, np.float64).reshape(-1, D)

@@ -5,9 +5,12 @@
 
 Both moments are those of the prior (Tweedie's formula, first and second order), so that D' is the
 mean given z and y wherever x_0 given z is Gaussian. For a Gaussian prior this is the conditional
-score at every level, and the draws become exact as steps grow; other priors leave a bias where
-z is compatible with several modes. The equation is solved by conjugate gradients in the space of
-the observation, each at the cost of a transposed derivative of the denoiser.
+score at every level, and the draws become exact as steps grow: on Gaussian fields 50 steps of the
+flow to second order, the default, are calibrated. Steps of `DDPM` take x_0 for its mean, without
+its covariance given z and y: 200 of them leave sds 3 % and the misfit to the data 7 % too small.
+Other priors leave a bias where z is compatible with several modes. The equation is solved by
+conjugate gradients in the space of the observation, each at the cost of a transposed derivative of
+the denoiser.
 
 It needs a denoiser whose derivative is a covariance, symmetric and positive. That of a network is
 so at low noise only: for `samplers.digits_prior` kappa^2 J has eigenvalues from -0.2 to 0.7 at
@@ -36,6 +39,7 @@ from samplers.diffusion.inverse.conjugate import conjugate_gradients
 from samplers.diffusion.inverse.guided import Guide, Guided, Step, batch_size, schedule, solver
 from samplers.diffusion.inverse.problem import Problem, require_linear
 from samplers.diffusion.sampler import Silent
+from samplers.diffusion.solvers.dpm_pp import DPMSolverPP
 from samplers.diffusion.tables import Table
 
 
@@ -88,9 +92,9 @@ class TMPD(Guided):
         and noise of zero.
     """
 
-    solver: Silent = solver()
+    solver: Silent = solver(DPMSolverPP)
     schedule: Silent = schedule()
-    num_steps: int = size("num_steps", default=200)
+    num_steps: int = size("num_steps", default=50)
     max_cg_steps: int = size("max_cg_steps", default=60)
     trusted_below: Float[Array, ""] = positive("trusted_below", default=1e6)
     batch_size: int = batch_size()  # pyright: ignore[reportIncompatibleVariableOverride]
