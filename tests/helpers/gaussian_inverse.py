@@ -17,6 +17,7 @@ import ppl
 import samplers
 from agreement import z_limit
 
+N = 8192  # draws that laws are compared with
 NUM_CHECKS = 400  # scalar checks of this kind in the whole suite, which share one rate
 D = 4
 MEAN = np.array([0.5, -1.0, 0.0, 1.5])
@@ -141,6 +142,19 @@ def of_flow(sampler: Any, guided: Callable[[float, float, float], Affine]) -> Ga
     return push(start(grid.kappa[0]), point, np.zeros((D, D)))
 
 
+def levels_of(sampler: Any) -> Any:
+    """kappa of the start, of the end and of those inside of each move of a chain."""
+    steps = sampler.steps
+    return zip(steps.start.kappa, steps.end.kappa, steps.inside.kappa, strict=True)
+
+
+def given(variance: float, tau: float) -> tuple[Affine, np.ndarray]:
+    """Mean, as an affine map, and covariance of ``N(x, variance I)`` given the data."""
+    gain = variance * A.T @ np.linalg.inv(variance * A @ A.T + tau**2 * np.eye(2))
+    mean = IDENTITY + linear(gain).after(residual(IDENTITY))
+    return mean, variance * (np.eye(D) - gain @ A)
+
+
 def scores(draws: Any, law: Gaussian) -> np.ndarray:
     """Scores of mean and covariance of independent draws, whitened by the law they should have."""
     x = np.asarray(draws, np.float64).reshape(-1, D)
@@ -162,3 +176,32 @@ def bias(law: Gaussian, truth: Gaussian) -> tuple[float, float]:
     """Error of the mean in posterior sds, root mean square, and the mean ratio of sds."""
     sds, own = np.sqrt(np.diag(truth.covariance)), np.sqrt(np.diag(law.covariance))
     return float(np.sqrt(np.mean(((law.mean - truth.mean) / sds) ** 2))), float(np.mean(own / sds))
+
+
+def check_law(
+    sampler: Any, target: Any, law: Callable[[Any], Gaussian], twins: dict[str, Any]
+) -> None:
+    """Draws have this law of the resolved sampler, and not that of any twin."""
+    draws = ppl.sample(sampler, target, num_samples=N, progress=False)
+    resolved = sampler.resolve(target)
+    assert agrees(draws["x"], law(resolved))
+    for twin, wrong in twins.items():
+        assert not agrees(draws["x"], wrong(resolved)), twin
+
+
+def check_rule(sampler: Any, target: Any, rule: Any, twins: dict[str, Any]) -> None:
+    """The same of a rule on the denoised value."""
+    law_of = lambda rule: lambda sampler: of_rule(sampler, rule)
+    others = {name: law_of(twin) for name, twin in twins.items()}
+    check_law(sampler, target, law_of(rule), others)
+
+
+def check_without_structure(sampler: Any, law: Callable[[Any], Gaussian]) -> None:
+    """The same likelihood as a plain function has nearly the law of it with its structure."""
+    likelihood = problem().log_likelihood_fn
+    plain = ppl.posterior(prior(), lambda x: likelihood(x))
+    draws = ppl.sample(sampler, plain, num_samples=2048, progress=False)["x"][0]
+    found = Gaussian(np.mean(draws, axis=0), np.cov(draws.T))
+    mean, ratio = bias(found, law(sampler.resolve(plain)))
+    assert mean < 0.15
+    assert abs(ratio - 1) < 0.1

@@ -5,6 +5,7 @@ import pytest
 from jax import random
 
 import gaussian_inverse as g
+import ppl
 import samplers
 
 PATH = samplers.VPLinear()
@@ -48,3 +49,35 @@ def test_a_run_without_noise_is_that_of_the_paper(run):
 def test_twins_are_told_apart(run, twin):
     drawn, begin, steps = run
     assert np.max(np.abs(drawn - by_the_paper(begin, steps, **twin))) > 0.05
+
+
+def likelihood(factor=1.0):
+    def guided(kappa, _, weight):
+        del weight
+        denoised = g.denoiser(kappa)
+        gain = factor * kappa**2 * denoised.matrix.T @ g.A.T / g.NOISE**2
+        return denoised + g.linear(gain).after(g.residual(denoised))
+
+    return guided
+
+
+@pytest.fixture(scope="module")
+def target():
+    return g.problem()
+
+
+def test_draws_have_its_law_and_not_that_of_its_twins(target):
+    twins = {"half": likelihood(0.5), "the other sign": likelihood(-0.1)}
+    sampler = samplers.DPS(guidance="likelihood", num_steps=200, batch_size=g.N)
+    g.check_rule(sampler, target, likelihood(), twins)
+
+
+def test_moves_after_the_step_need_a_solver_of_one_value(target):
+    with pytest.raises(ValueError, match="DPS moves the point after each step.*DPMSolverPP"):
+        ppl.sample(samplers.DPS(solver=samplers.DPMSolverPP(2)), target)
+    samplers.DPS(guidance="likelihood", solver=samplers.DPMSolverPP(2)).resolve(target)
+
+
+def test_guidance_is_one_of_two():
+    with pytest.raises(ValueError, match="guidance must be 'norm' or 'likelihood'; got 'both'"):
+        samplers.DPS(guidance="both")
