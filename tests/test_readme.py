@@ -13,7 +13,7 @@ import samplers
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-WRITTEN_BY_THE_BUILD = re.compile(r"methods/index\.md|examples/\w+")
+WRITTEN_BY_THE_BUILD = re.compile(r"methods/(index|solvers)\.md|examples/\w+")
 README = (ROOT / "README.md").read_text()
 EXAMPLE, WALK = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 (OUTPUT,) = re.findall(r"```\n(     mean.*?)```", README, re.DOTALL)
