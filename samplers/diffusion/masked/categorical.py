@@ -1,14 +1,15 @@
 """Draws of tokens in single precision that are as good as those in double.
 
 The usual way, `jax.random.categorical`, takes the largest of ``log p_v + g_v`` with Gumbel noise
-``g = -log(-log u)``, u of 23 bits: g never exceeds M = -log(-log(1 - 2^-23)) = 15.94. A token that
-is e^-16 times as likely as the likeliest is then hardly ever drawn, and a vocabulary is full of
-these: with p ascending, S_i = p_i + p_(i+1) + .. and e = exp(-M), the law that is drawn is
+``g = -log(-log u)``, u a multiple of h = 2^-23: g is never above 15.94. A token of probability p is
+the largest if -log u is below p times the least of the others' -log(u) / p, which is exponential;
+so on the grid it is drawn not with p but, where p is small, with
 
-    p'_n = p_n sum_(i <= n) (c_i(p_i) - c_i(p_(i-1))) / S_i,   c_i(p) = exp(-(S_i / p - (K - i)) e)
+    p' = sum_(k >= 1) h exp(-k h / p) = p x / (e^x - 1),    x = h / p,
 
-(i from 0, K tokens, c(0) = 0), one of a lower temperature [1]. It also takes a random number and
-two logarithms for each token. Here a token is found by tossing coins,
+half as often as it should be at p = 1e-7, hardly ever at 2e-8; and a vocabulary is full of these.
+The likelier ones get what is missing: the temperature is lower than it should be [1]. The usual way
+also takes a random number and two logarithms for each token. Here one is found by tossing coins,
 
     from the sum of all p down to one of them:  of two sums a and b that make up the last one,
     take the smaller with probability min(a, b) / (a + b)
@@ -20,7 +21,8 @@ float32, as long as it is not below e^-87 of the largest.
 References
 ----------
 .. [1] Zheng et al., "Masked diffusion models are secretly time-agnostic masked models and exploit
-   inaccurate categorical sampling", ICLR 2025, arXiv:2409.02908. The truncated Gumbel's law.
+   inaccurate categorical sampling", ICLR 2025, arXiv:2409.02908. They take u as continuous below
+   1 - h, which has p' = p e^-x: the grid is a little better than that.
 """
 
 from typing import Any
