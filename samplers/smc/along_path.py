@@ -21,19 +21,23 @@ from ppl.template import dimension
 from samplers.mcmc.hmc import HMC
 from samplers.mcmc.metrics import Diagonal
 from samplers.smc import feynman_kac as fk
-from samplers.smc.moves import Moved, move
+from samplers.smc.moves import Moved, enough, move
 from samplers.smc.path import Path, increments, next_inverse_temperature, why_dead
 
 # Fewer particles than this times d, of which each half of the population has half and resampling
 # leaves half again, span too little for a dense metric.
 PARTICLES_A_DIMENSION = 8
+# Beside the other costs of a temperature a few more leapfrog steps are cheap, and a particle that
+# stays where it is remembers everything.
+TARGET_ACCEPTANCE = 0.9
+RECOUNT = 4.0  # times the inverse temperature at which moves were counted
 
 
 class PathState(NamedTuple):
     """A population at one temperature; the particles carry V, the log-likelihood, with them.
 
     ``kernel`` holds the arrays of the kernel as it is tuned by now, ``error`` the standard error
-    of log Z up to here.
+    of log Z up to here. ``enough`` moves are, since they were last counted at ``counted_at``.
     """
 
     population: fk.Population
@@ -41,6 +45,8 @@ class PathState(NamedTuple):
     step: Int[Array, ""]
     kernel: Any
     error: Float[Array, ""]
+    enough: Int[Array, ""]
+    counted_at: Float[Array, ""]
 
 
 class PathInfo(NamedTuple):
@@ -104,7 +110,7 @@ class AlongPath(ParticleSampler):
     def resolve(self, target: Energy) -> "AlongPath":
         """Lay out the move for the dimension of this target."""
         given = self.move
-        kernel = HMC() if given is None else given
+        kernel = HMC(target_acceptance=TARGET_ACCEPTANCE) if given is None else given
         few = self.num_particles < PARTICLES_A_DIMENSION * dimension(target.template)
         if self.tune and few and getattr(kernel, "metric", self) is None:
             kernel = eqx.tree_at(
@@ -139,6 +145,8 @@ class AlongPath(ParticleSampler):
             jnp.zeros((), jnp.int32),
             eqx.filter(self.move, eqx.is_array),
             jnp.zeros((), log_weights.dtype),
+            jnp.ones((), jnp.int32),
+            jnp.zeros_like(inverse_temperature),
         )
 
     def next_temperature(
@@ -171,22 +179,30 @@ class AlongPath(ParticleSampler):
         state: PathState,
         next_b: Float[Array, ""],
         resampler: fk.Resampler,
-        fewest: int,
-        most: int,
+        num_moves: int | None,
+        most: int | None = None,
     ) -> tuple[PathState, PathInfo]:
         """Weigh for the next temperature, resample where needed, tune, move.
 
-        The number of moves is between ``fewest`` and ``most``.
+        Without ``num_moves`` they are counted, up to ``most``: anew whenever the inverse
+        temperature has doubled, by going on while they pay; in between, those that paid are made.
         """
+        counts = (num_moves is None) & (next_b >= RECOUNT * state.counted_at)
+        fewest = jnp.where(counts, 1, state.enough) if num_moves is None else num_moves
         key_resample, key_move = random.split(rng_key)
         cloud = self.weighed(state, next_b)
         population, _, resampled = fk.resample(key_resample, cloud, resampler)
         positions, _ = population.particles
         moved = move(
             key_move, self.kernel(state.kernel), self.path(target).at(next_b), positions,
-            population.log_weights, fewest, most, tune=self.tune,
+            population.log_weights, fewest, fewest if most is None else most,
+            tune=self.tune, count=counts,
         )  # fmt: skip
         error = fk.log_evidence_error(cloud)
+        state = state._replace(
+            enough=jnp.where(counts, enough(moved), state.enough),
+            counted_at=jnp.where(counts, next_b, state.counted_at),
+        )
         return self.arrived(target, state, next_b, cloud, population, moved, resampled, error)
 
     def arrived(
@@ -211,6 +227,8 @@ class AlongPath(ParticleSampler):
             state.step + 1,
             eqx.filter(moved.kernel, eqx.is_array),
             error,
+            state.enough,
+            state.counted_at,
         )
         _, log_ratios_before = state.population.particles
         # The driver counts steps, so the first one pays for the start.

@@ -85,7 +85,7 @@ class AIS(AlongPath):
     ) -> tuple[PathState, PathInfo]:
         next_b = self._temperature(state.step, state.inverse_temperature.dtype)
         never = fk.Resampler(NEVER)
-        return self.advance(rng_key, target, state, next_b, never, self.num_moves, self.num_moves)
+        return self.advance(rng_key, target, state, next_b, never, self.num_moves)
 
     def notes(self, history: dict[str, np.ndarray]) -> list[str]:
         notes, ess = super().notes(history), float(np.append(np.inf, history["ess"])[-1])
@@ -96,6 +96,10 @@ class AIS(AlongPath):
                 "num_particles, or use samplers.TemperedSMC(), which resamples on the way"
             )
         return notes
+
+    @property
+    def bounds_evidence(self) -> bool:
+        return not self.tune
 
     def log_evidence_of(self, rng_key: PRNGKeyArray, target: Energy) -> Float[Array, ""]:
         """Log-evidence of one run; its exponential is unbiased with ``tune=False``."""

@@ -14,7 +14,9 @@ Moves stop when the last one gained less than half of what the moves have gained
 
 which does not depend on how fast the kernel is: with D_k = (1 - rho) (1 - exp(-k / tau)) it stops
 near k = 2 tau, whatever tau and rho. (The rule of [1]_ stops at a fixed correlation, which moves
-within a mode never reach.)
+within a mode never reach.) Nor does a move pay that cannot: D stays below 1, so that none is made
+where 1 - D_k < 1 / (2 (k + 1)). That a move was not worth it is otherwise known once it has been
+made; the next temperatures do without it (`enough`).
 
 A kernel that is tuned to the particles it moves does not leave their law invariant: directions in
 which they happen to be spread are taken for wide ones. With a dense metric of d dimensions the
@@ -44,7 +46,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax, random
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ppl import weights
 from ppl.energy import Energy, Position
@@ -52,6 +54,7 @@ from ppl.sampler import MarkovKernel
 
 GAIN = 0.5  # of the mean gain a move, at which moves stop
 FAILED = 0.2  # a rate below which a move, while the kernel is being tuned, says nothing
+LEARN_FROM = 64  # particles a dimension; more of them make a metric dearer and hardly better
 
 
 class Moved(NamedTuple):
@@ -76,15 +79,17 @@ def move(
     target: Energy,
     positions: Position,
     log_weights: Float[Array, " n"],
-    fewest: int,
-    most: int,
+    fewest: Any,
+    most: Any,
     *,
     tune: bool = False,
+    count: Any = True,
 ) -> Moved:
     """Move all particles between ``fewest`` and ``most`` times.
 
-    With ``tune`` the kernels of both halves are tuned before the first move and after each, and a
-    move that was hardly ever accepted is no reason to stop.
+    Without ``count`` gains are not asked, and moves stop at ``fewest``. With ``tune`` the kernels
+    of both halves are tuned before the first move and after each, and a move that was hardly ever
+    accepted is no reason to stop.
     """
     n, halves = len(log_weights), 2 if tune else 1
     shares = weights.probabilities(log_weights)
@@ -106,7 +111,8 @@ def move(
         arrays, info = tuned(arrays, states, info), together(info, n)
         jump = mean_jump(flat(together(states.position, n)), start, scale, shares)
         rate = _mean_rate(info, shares)
-        worth = (jump - before >= GAIN * jump / (k + 1)) | (tune & (rate < FAILED))
+        paid = jump - before >= GAIN * jump / (k + 1)
+        worth = (count & paid & ~is_all(jump, k + 1)) | (tune & (rate < FAILED))
         evaluations += jnp.sum(info.num_evaluations, axis=0, dtype=jnp.int32)
         diverging += _num_diverging(info)
         return k + 1, states, arrays, jump, rate, evaluations, diverging, worth
@@ -181,6 +187,17 @@ def chains(
         jnp.sum(diverging),
         spent + jnp.sum(evaluations, axis=0),
     )
+
+
+def is_all(jump: Float[Array, ""], num_moves: Int[Array, ""]) -> Bool[Array, ""]:
+    """Whether what is left of D cannot pay for another move."""
+    return 1 - jump < GAIN / (num_moves + 1)
+
+
+def enough(moved: Moved) -> Int[Array, ""]:
+    """How many of these moves paid, where gains were asked."""
+    last = ~is_all(moved.jump, moved.num_moves)
+    return jnp.maximum(moved.num_moves - last, 1)
 
 
 def mean_jump(
@@ -278,12 +295,19 @@ def crossed(
     info: Any,
     watched: Any = (),
 ) -> PyTree:
-    """Kernel of each half, tuned to the particles of the other one, where these can tell."""
+    """Kernel of each half, tuned to the particles of the other one, where these can tell.
+
+    Every so many of them are asked, as copies of a particle stand together.
+    """
 
     def one(arrays: PyTree, *others: Any) -> PyTree:
         return retuned(eqx.combine(arrays, rest), *others)
 
-    others = jax.tree.map(lambda x: jnp.flip(x, axis=0), (positions, log_weights, info, watched))
+    halves, m = log_weights.shape
+    dimension = sum(x.size for x in jax.tree.leaves(positions)) // (halves * m)
+    every = max(1, m // max(1, LEARN_FROM * dimension))
+    seen = (positions, log_weights, info, watched)
+    others = jax.tree.map(lambda x: jnp.flip(x[:, ::every], axis=0), seen)
     tuned = jax.vmap(one)(arrays, *others)
     alive = jnp.any(jnp.isfinite(others[1]), axis=1)
 

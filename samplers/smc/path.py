@@ -22,7 +22,8 @@ from ppl import weights
 from ppl.energy import Energy, Position, TargetError, from_distribution
 from ppl.template import require_template
 
-BISECTIONS = 60
+CLOSE = 1e-3  # of a step in temperature, at which its length is known
+MAX_BISECTIONS = 60
 
 
 class Path(eqx.Module):
@@ -159,14 +160,18 @@ def next_inverse_temperature(
 
     goal = kept * left(b)
 
-    def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bracket
+    def halve(bracket: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
+        count, low, high = bracket
         middle = (low + high) / 2
         enough = left(middle) > goal
-        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+        return count + 1, jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    def is_wide(bracket: tuple[Any, Array, Array]) -> Any:
+        count, low, high = bracket
+        return (count < MAX_BISECTIONS) & (high - low > CLOSE * (high - b))
 
     one = jnp.ones_like(b)
-    _, found = lax.fori_loop(0, BISECTIONS, halve, (b, one))
+    *_, found = lax.while_loop(is_wide, halve, (jnp.int32(0), b, one))
     # Each step is one that numbers of this precision can tell.
     found = jnp.clip(found, b * (1 + 4 * jnp.finfo(b.dtype).eps), one)
     return jnp.where((goal > 0) & (left(one) <= goal), found, one)

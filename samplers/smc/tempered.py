@@ -73,7 +73,7 @@ class TemperedSMC(AlongPath):
         Inverse temperatures that rise to 1, in place of those found by the weights.
     ess_kept
         Share of the effective sample size that a temperature keeps; nearer to 1, more
-        temperatures.
+        temperatures. Halves are twice as fast, and vary twice as much.
     rule
         ``"ess"``: that of the weights; ``"cess"``: the conditional one of the increments, for
         weights that are carried over several temperatures.
@@ -82,7 +82,8 @@ class TemperedSMC(AlongPath):
     resampling
         ``"stratified"``, ``"systematic"``, ``"multinomial"``, ``"residual"`` or ``"ssp"``.
     num_moves
-        Moves at each temperature. None: as many as pay.
+        Moves at each temperature. None: as many as pay, counted anew whenever the inverse
+        temperature is four times what it was.
     max_num_moves
         Most moves at a temperature where their number is open.
     tune
@@ -117,10 +118,10 @@ class TemperedSMC(AlongPath):
     reference: Any = eqx.field(default=None, converter=as_reference)
     start: Any = None  # a DirectSampler
     schedule: Any = eqx.field(default=None, converter=as_schedule)
-    ess_kept: Float[Array, ""] = fraction("ess_kept", default=0.5)
+    ess_kept: Float[Array, ""] = fraction("ess_kept", default=0.8)
     rule: str = eqx.field(static=True, default="ess")
-    resample_below: Float[Array, ""] = fraction("resample_below", default=0.5)
-    resampling: str = eqx.field(static=True, default="stratified")
+    resample_below: Float[Array, ""] = fraction("resample_below", default=0.8)
+    resampling: str = eqx.field(static=True, default="systematic")
     num_moves: int | None = optional(size("num_moves"))
     max_num_moves: int = size("max_num_moves", default=50)
     tune: bool = eqx.field(static=True, default=True)
@@ -177,9 +178,8 @@ class TemperedSMC(AlongPath):
     ) -> tuple[PathState, PathInfo]:
         next_b = self.next_temperature(state, self.ess_kept, self.rule)
         resampler = fk.Resampler(self.resample_below, self.resampling)
-        open_end = (1, self.max_num_moves)
-        fewest, most = open_end if self.num_moves is None else (self.num_moves,) * 2
-        after, info = self.advance(rng_key, target, state, next_b, resampler, fewest, most)
+        most = self.max_num_moves if self.num_moves is None else None
+        after, info = self.advance(rng_key, target, state, next_b, resampler, self.num_moves, most)
         if self.start is None:
             return after, info
         drawn = jnp.array(self.start.evaluations(self.num_particles), jnp.int32)
@@ -206,9 +206,17 @@ class TemperedSMC(AlongPath):
             rng_key, walk, self.num_particles, exact_draw, self.resample_below
         )
 
+    @property
+    def bounds_evidence(self) -> bool:
+        return not self._learns and self.start is None
+
+    @property
+    def _learns(self) -> bool:
+        return self.tune or self.schedule is None or self.num_moves is None
+
     def _frozen(self) -> tuple[Float[Array, " t"], int]:
         """Schedule and number of moves, where these and the kernel look at no particle."""
-        if self.tune or self.schedule is None or self.num_moves is None:
+        if self._learns:
             raise ValueError(
                 "bounds need temperatures and moves that are not learnt from the particles: "
                 "TemperedSMC(schedule=..., num_moves=..., tune=False), with the temperatures of an "

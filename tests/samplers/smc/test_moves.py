@@ -14,7 +14,7 @@ from ppl.sampler import MarkovKernel
 from samplers.mcmc.hmc import HMC
 from samplers.mcmc.metrics import Dense
 from samplers.mcmc.random_walk import RandomWalk
-from samplers.smc.moves import move, retuned
+from samplers.smc.moves import enough, move, retuned
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
@@ -53,20 +53,37 @@ class Autoregression(MarkovKernel):
         return State(new), Info(jnp.asarray(0.7), zero, jnp.array([1, 0], jnp.int32))
 
 
-def moved(rho, fewest=1, most=50, positions=START, log_weights=EQUAL, scale=(1.0, 1.0)):
+run = eqx.filter_jit(move)
+
+
+def moved(rho, fewest=1, most=50, positions=START, log_weights=EQUAL, scale=(1.0, 1.0), count=True):
     kernel = Autoregression(jnp.asarray(rho), jnp.asarray(scale))
-    return eqx.filter_jit(move)(random.key(1), kernel, TARGET, positions, log_weights, fewest, most)
+    return run(
+        random.key(1), kernel, TARGET, positions, log_weights, fewest, most,
+        count=jnp.asarray(count),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.8, 0.95])
 def test_moves_go_on_while_they_pay(rho):
     """The rule at the jumps that are known, 1 - rho^k."""
     found = moved(rho)
-    jumps = 1 - rho ** np.arange(51.0)
-    gains = np.diff(jumps)
-    k = 1 + np.argmax(gains < jumps[1:] / (2 * np.arange(1, 51)))
+    jumps, moves = 1 - rho ** np.arange(51.0), np.arange(1, 51)
+    poor, no_more = np.diff(jumps) < jumps[1:] / (2 * moves), rho**moves < 1 / (2 * (moves + 1))
+    k = 1 + np.argmax(poor | no_more)
     assert abs(found.num_moves - k) <= 0.2 * k  # gains are small there, and seen with noise
     np.testing.assert_allclose(found.jump, jumps[found.num_moves], atol=0.02)
+
+
+def test_the_moves_that_paid_are_all_but_a_last_one_that_did_not():
+    assert enough(moved(0.0)) == moved(0.0).num_moves == 1
+    # Half of the variance is that between modes: the second move shows that one would do.
+    within = moved(0.0)._replace(num_moves=jnp.int32(2), jump=jnp.asarray(0.5))
+    assert enough(within) == 1
+
+
+def test_moves_that_are_not_counted_are_as_many_as_told():
+    assert moved(0.95, fewest=3, count=False).num_moves == 3
 
 
 def test_the_number_of_moves_is_within_its_bounds():
@@ -99,7 +116,6 @@ def test_particles_without_weight_do_not_count():
 
 def test_with_tuning_the_kernel_follows_the_particles():
     walk = RandomWalk(step_size=0.01).resolve(TARGET)
-    run = eqx.filter_jit(move)
     found = run(random.key(2), walk, TARGET, START[:500], EQUAL[:500], 1, 100, tune=True)
     assert found.kernel.step_size > 0.1
     assert 0.1 < found.acceptance_rate < 0.5
