@@ -106,7 +106,10 @@ class Draws:
         None, or (chain, draw) unnormalised log weights; chains are independent runs. NaN is
         never legal: it counts as -inf, and is reported.
     log_evidence
-        Estimate of the log normaliser, or None.
+        Estimate of the log normaliser, or None. Its ``lower`` and ``upper`` are the means of
+        log Z over the runs and over as many runs given an exact draw each, between which log Z lies
+        on average (`ppl.diagnostics.log_evidence_bounds`): for samplers with all frozen on targets
+        that can be sampled.
     num_evaluations
         (log-density, gradient) evaluations spent, warm-up and training included.
     history

@@ -483,7 +483,11 @@ def _evidence(drawn: population.Drawn) -> Estimate | None:
         return weights.evidence_estimate(drawn.log_weights, drawn.sampler.draws_together)
     errors = drawn.log_evidence_errors or [None] * len(drawn.log_evidences)
     values = map(float, drawn.log_evidences)
-    return weights.evidence_of_runs([Estimate(*run) for run in zip(values, errors, strict=True)])
+    found = weights.evidence_of_runs([Estimate(*run) for run in zip(values, errors, strict=True)])
+    if drawn.log_evidences_given is None:
+        return found
+    lower, upper = np.mean(drawn.log_evidences), np.mean(drawn.log_evidences_given)
+    return found._replace(lower=float(lower), upper=float(upper))
 
 
 # The door -------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def key_row(table: Keys, i: Int[Array, ""]) -> Keys:
 
 
 # Uses of a key apart from the steps of a chain, folded in where steps never reach.
-START, WARM_UP, COLLECT, LOOK = (2**32 - i for i in (1, 2, 3, 4))
+START, WARM_UP, COLLECT, LOOK, EXACT = (2**32 - i for i in (1, 2, 3, 4, 5))
 
 
 def key_for(rng_key: PRNGKeyArray, use: int) -> PRNGKeyArray:

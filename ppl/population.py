@@ -37,6 +37,7 @@ class Drawn:
     stopped: str = "complete"
     notes: list[str] = field(default_factory=list)
     log_evidence_errors: list[float | None] = field(default_factory=list)  # one a run
+    log_evidences_given: np.ndarray | None = None  # an exact draw each; one a run, or None
 
 
 type Progress = Callable[[int, dict[str, Any]], None]
@@ -107,6 +108,13 @@ def run_particles(
         notes += sampler.notes(steps)
         collected.append(sampler.collect(key, target, mine, steps))
         errors.append(sampler.log_evidence_error(steps))
+    given = None
+    # A target that can be sampled and has no data draws from itself.
+    draws_itself = "simulate" in target.offers and "log_likelihood" not in target.offers
+    if sampler.bounds_evidence and draws_itself:
+        clock, spent = time.perf_counter(), tallies.evaluations["sample"]
+        given = np.asarray(_given_exact_draws(sampler, target, run_keys), np.float64)
+        tallies.spend("bound", spent, time.perf_counter() - clock)
     positions, log_weights, log_evidence = zip(*collected, strict=True)
     if log_weights[0] is not None:
         positions, log_weights = _of_one_length(positions, log_weights)
@@ -121,7 +129,20 @@ def run_particles(
         loop.stopped,
         list(dict.fromkeys(notes)),
         errors,
+        given,
     )
+
+
+@eqx.filter_jit
+def _given_exact_draws(sampler: Any, target: Energy, run_keys: Keys) -> Any:
+    """Log-evidence of a run given an exact draw, one after the other."""
+
+    def one(key: PRNGKeyArray) -> Any:
+        key_draw, key_run = random.split(keys.key_for(key, keys.EXACT))
+        exact_draw, _ = target.simulate(key_draw)
+        return sampler.log_evidence_given(key_run, target, exact_draw)
+
+    return jax.lax.map(one, run_keys)
 
 
 def _of_one_length(positions: Any, log_weights: Any) -> tuple[Any, Any]:

@@ -211,6 +211,15 @@ class ParticleSampler(Sampler):
         """Standard error of the log-evidence of one run, where the run itself can tell."""
         return None
 
+    @property
+    def bounds_evidence(self) -> bool:
+        """Whether ``log_evidence_given(rng_key, target, exact_draw)`` bounds it from above.
+
+        A run of the same law and cost, one of whose particles ends in the exact draw. Where targets
+        draw from themselves, ``draws.log_evidence`` then has bounds.
+        """
+        return False
+
     def notes(self, history: dict[str, np.ndarray]) -> list[str]:
         """What a reader of the results should hear about one run, once it is over.
 

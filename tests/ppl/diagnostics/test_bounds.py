@@ -2,12 +2,15 @@
 divergences of single particles by enumeration."""
 
 import itertools
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from jax.scipy.stats import norm
 from scipy.linalg import block_diag
 
 import ppl
@@ -169,6 +172,60 @@ def test_tempered_particles_given_an_exact_draw_bound_z_from_above():
     assert found.lower.value < GAUSSIAN_LOG_Z < found.upper.value
     wrong = log_evidence_bounds(tempered(4), GAUSSIAN, STANDARD - 1, num_repeats=600)
     assert abs(ratios(wrong, GAUSSIAN_LOG_Z)[1]) > LIMIT
+
+
+class Itself(ppl.Energy):
+    """N(1, I / 4), whose draws are off by so much."""
+
+    off: Any
+
+    @property
+    def template(self):
+        return jax.ShapeDtypeStruct((2,), jnp.result_type(float))
+
+    @property
+    def offers(self):
+        return self._with_gradient("log_density", "sample")
+
+    def log_density(self, position):
+        return jnp.sum(norm.logpdf(position, 1.0, 0.5))
+
+    def sample(self, rng_key, n):
+        return 1 + self.off + 0.5 * jax.random.normal(rng_key, (n, 2))
+
+
+ITSELF = Itself(jnp.zeros(()))
+WIDE = dist.Normal(jnp.zeros(2), 1.0).to_event(1)
+
+
+def sandwich(target=ITSELF, num_chains=100, **options):
+    sampler = tempered(16, **({"reference": WIDE} | options))
+    draws = ppl.sample(sampler, target, 0, num_chains=num_chains, progress=False)
+    return draws.log_evidence, draws
+
+
+@pytest.mark.usefixtures("unoptimized")
+def test_a_run_on_a_target_that_draws_from_itself_has_bounds():
+    estimate, draws = sandwich()
+    runs = draws.history["log_evidence"][:, -1].astype(float)
+    assert estimate.lower == pytest.approx(runs.mean(), abs=1e-5)
+    # Log Z is 0, and either mean half a variance from it, up to third moments.
+    half, error = runs.var() / 2, runs.std() / np.sqrt(100)
+    assert half < 0.2
+    assert abs(estimate.lower + half) < 4.9 * error
+    assert abs(estimate.upper - half) < 4.9 * error
+    assert estimate.lower < 0 < estimate.upper
+    assert draws.run.evaluations["bound"] == draws.run.evaluations["sample"]
+    # Draws from elsewhere are none of the target.
+    wrong, _ = sandwich(Itself(jnp.asarray(10.0)))
+    assert abs(wrong.upper - half) > 4.9 * error
+
+
+@pytest.mark.usefixtures("unoptimized")
+def test_runs_that_learn_and_targets_with_data_have_no_bounds():
+    few = {"num_chains": 2}
+    assert sandwich(tune=True, **few)[0].upper is None
+    assert sandwich(GAUSSIAN, reference=None, **few)[0].upper is None
 
 
 @pytest.mark.parametrize("learnt", [{"tune": True}, {"schedule": None}, {"num_moves": None}])
