@@ -18,6 +18,9 @@ import samplers
 from agreement import t_limit, t_scores
 from kalman import TURNING, guided, guided_initial, kalman, simulated, state_space
 from ppl.diagnostics import log_evidence_bounds
+from ppl.inference import _evidence
+from ppl.markov import Tallies
+from ppl.population import Drawn
 from ppl.sampler import Trained
 from samplers.smc import twisted
 from samplers.smc.frozen import FrozenWalk
@@ -204,6 +207,7 @@ def sandwich(target=ITSELF, num_chains=100, **options):
     return draws.log_evidence, draws
 
 
+@pytest.mark.slow  # 20 seconds
 @pytest.mark.usefixtures("unoptimized")
 def test_a_run_on_a_target_that_draws_from_itself_has_bounds():
     estimate, draws = sandwich()
@@ -219,6 +223,14 @@ def test_a_run_on_a_target_that_draws_from_itself_has_bounds():
     # Draws from elsewhere are none of the target.
     wrong, _ = sandwich(Itself(jnp.asarray(10.0)))
     assert abs(wrong.upper - half) > 4.9 * error
+
+
+def test_bounds_are_the_means_of_free_runs_and_of_runs_given_exact_draws():
+    runs = {"log_evidences": np.array([-1.0, -2.0]), "log_evidences_given": np.array([0.5, 1.0])}
+    drawn = Drawn({}, None, sampler=tempered(4), history={}, tallies=Tallies(), **runs)
+    estimate = _evidence(drawn)
+    assert (estimate.lower, estimate.upper) == (-1.5, 0.75)
+    assert estimate.value == pytest.approx(np.log((np.exp(-1) + np.exp(-2)) / 2))
 
 
 @pytest.mark.usefixtures("unoptimized")
