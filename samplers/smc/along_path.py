@@ -110,7 +110,7 @@ class AlongPath(ParticleSampler):
     def resolve(self, target: Energy) -> "AlongPath":
         """Lay out the move for the dimension of this target."""
         given = self.move
-        kernel = HMC(target_acceptance=TARGET_ACCEPTANCE) if given is None else given
+        kernel = HMC(target_acceptance=jnp.asarray(TARGET_ACCEPTANCE)) if given is None else given
         few = self.num_particles < PARTICLES_A_DIMENSION * dimension(target.template)
         if self.tune and few and getattr(kernel, "metric", self) is None:
             kernel = eqx.tree_at(

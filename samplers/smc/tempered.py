@@ -216,7 +216,7 @@ class TemperedSMC(AlongPath):
 
     def _frozen(self) -> tuple[Float[Array, " t"], int]:
         """Schedule and number of moves, where these and the kernel look at no particle."""
-        if self._learns:
+        if self._learns or self.num_moves is None:
             raise ValueError(
                 "bounds need temperatures and moves that are not learnt from the particles: "
                 "TemperedSMC(schedule=..., num_moves=..., tune=False), with the temperatures of an "
