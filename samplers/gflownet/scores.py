@@ -86,8 +86,18 @@ def where_needed(one: Callable[[Row], Any], rows: Row, needed: Bool[Array, "T B"
     return jax.tree.map(lambda x: put(x).reshape(shape), parts)
 
 
-def look_forward(environment: Any, scores: Scores, paths: Paths) -> Scores:
-    """Scores whose flows are forward-looking: log F(s) = what was learned - E(s)."""
-    energy = jax.vmap(jax.vmap(environment.partial_energy))(paths.states)
-    energy = jnp.concatenate([energy, jnp.zeros_like(energy[:1])])
-    return fl_shift(scores, -energy.astype(scores.log_flow.dtype))
+def look_forward(environment: Any, scores: Scores, paths: Paths, log_z: Float[Array, ""]) -> Scores:
+    """Scores whose flows are forward-looking: log F(s) = what was learned - E(s) + (1 - p) log Z.
+
+    With p the progress that the environment sees at a state, what is learned is small everywhere:
+    without the last term it would have to be log Z at the source, and nothing where objects are
+    complete. p is 1 where the environment does not tell.
+    """
+
+    def guess(state: State) -> Array:
+        done = environment.progress(state) if "progress" in environment.offers else 1.0
+        return (1 - done) * log_z - environment.partial_energy(state)
+
+    shift = jax.vmap(jax.vmap(guess))(paths.states)
+    shift = jnp.concatenate([shift, jnp.zeros_like(shift[:1])])
+    return fl_shift(scores, shift.astype(scores.log_flow.dtype))

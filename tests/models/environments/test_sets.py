@@ -25,6 +25,8 @@ def test_energies_add_over_elements():
     state = jnp.array([True, False, True])
     assert environment.log_density(state) == pytest.approx(2.5)
     assert environment.partial_energy(environment.undo(state, jnp.int32(2))) == pytest.approx(-0.5)
+    assert environment.progress(environment.initial()) == 0
+    assert environment.progress(state) == jnp.sum(state) / environment.num_chosen
 
 
 def test_sets_larger_than_what_there_is_are_refused():

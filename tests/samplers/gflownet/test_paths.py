@@ -74,7 +74,7 @@ def losses(environment, policy, backward, share):
         found[name] = objective(scores)
         if windows:
             # The table holds log F: what is left to learn is log F + E.
-            ahead = look_forward(environment, scores, short)
+            ahead = look_forward(environment, scores, short, jnp.array(0.7))
             energy = ahead.log_flow - scores.log_flow
             found[f"FL-{name}"] = objective(ahead._replace(log_flow=ahead.log_flow - energy))
             found[f"{name} of a wrong flow"] = objective(ahead)
