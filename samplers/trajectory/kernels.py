@@ -155,6 +155,11 @@ class Paths(NamedTuple):
     ends: Look
 
 
+def held(learned: Any) -> Any:
+    """What is learned, as a constant; networks may hold functions, which stay what they are."""
+    return jax.tree.map(lambda x: lax.stop_gradient(x) if eqx.is_array(x) else x, learned)
+
+
 # Making paths ----------------------------------------------------------------------------------
 
 

@@ -33,6 +33,7 @@ from samplers.trajectory.kernels import (
     backward_paths,
     flattened,
     forward_paths,
+    held,
     join,
     score,
 )
@@ -238,7 +239,7 @@ class PathSampler(LearnedSampler):
         if through:
             paths = made = None
         else:
-            kernels = self.kernels(reward, lax.stop_gradient(state.parameters.kernels))
+            kernels = self.kernels(reward, held(state.parameters.kernels))
             num = self.num_paths - self._num_replayed
             noise = self.exploration * jnp.maximum(0.0, 1 - 2 * t / self.num_updates)
             paths, made = forward_paths(key_forward, kernels, num, noise)

@@ -22,7 +22,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax, random
+from jax import random
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ppl import weights
@@ -34,7 +34,7 @@ from samplers.mcmc.metropolis import all_finite
 from samplers.smc import feynman_kac as fk
 from samplers.trajectory.cmcd import AnnealedLangevin, Annealing, annealed_langevin, untrained
 from samplers.trajectory.control import small
-from samplers.trajectory.kernels import Look, Reward, flattened, score_steps, walk
+from samplers.trajectory.kernels import Look, Reward, flattened, held, score_steps, walk
 
 FLOOR = -1e5  # of log R in training, in nats
 
@@ -185,7 +185,7 @@ class SCLD(LearnedSampler):
     def step(
         self, rng_key: PRNGKeyArray, target: Energy, state: SCLDState
     ) -> tuple[SCLDState, SCLDInfo]:
-        model = self._model(target, lax.stop_gradient(state.learned))
+        model = self._model(target, held(state.learned))
         run = self._run(rng_key, model, self.num_particles, keep_path=True)
         assert run.path is not None
         # Time first within a segment; the first entry of the path is the start.

@@ -31,6 +31,7 @@ from samplers.trajectory.objectives import (
 )
 from samplers.trajectory.pis import PIS
 from samplers.trajectory.replay import LocalSearch, Replay
+from samplers.trajectory.scld import SCLD
 
 FOUR = GaussianMixture([[2.0, 2.0], [2.0, -2.0], [-2.0, 2.0], [-2.0, -2.0]], 0.3**0.5)
 SOFT = GaussianMixture([[1.5, 1.5], [1.5, -1.5], [-1.5, 1.5], [-1.5, -1.5]])
@@ -218,6 +219,29 @@ def test_every_objective_moves_the_parameters_of_every_sampler(sampler):
 def _numbers(state):
     parameters = getattr(state, "parameters", state)
     return [x for x in jax.tree.leaves(parameters) if hasattr(x, "shape")]
+
+
+class Rectified(eqx.Module):
+    """A network of the user's own, that holds a function among its leaves."""
+
+    mlp: eqx.nn.MLP
+
+    def __init__(self, rng_key, shape, *, out_shape=None, dtype=None):
+        self.mlp = eqx.nn.MLP(shape[0] + 1, shape[0], 8, 1, jnp.tanh, key=rng_key)
+
+    def __call__(self, x, t):
+        return self.mlp(jnp.append(x, t))
+
+
+@pytest.mark.parametrize(
+    "make", [partial(PIS, objective=TrajectoryBalance()), PIS, SCLD], ids=["PIS-TB", "PIS", "SCLD"]
+)
+def test_a_network_may_hold_functions(make):
+    """Traced, not compiled: the chunk of the driver carries arrays alone."""
+    sampler = make(network=Rectified)
+    state = eqx.filter_eval_shape(sampler.init, random.key(0), SOFT)
+    step = lambda state: sampler.step(random.key(0), SOFT, state)[1].loss
+    assert eqx.filter_eval_shape(step, state).shape == ()
 
 
 # What is refused, and what is said ----------------------------------------------------------------
