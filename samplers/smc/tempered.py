@@ -73,7 +73,8 @@ class TemperedSMC(AlongPath):
         Inverse temperatures that rise to 1, in place of those found by the weights.
     ess_kept
         Share of the effective sample size that a temperature keeps; nearer to 1, more
-        temperatures. Halves are twice as fast, and vary twice as much.
+        temperatures. At a half a run is 1.5 times as fast and its variance three times as
+        large (measured on a mixture of two modes, whose shares vary twice as much).
     rule
         ``"ess"``: that of the weights; ``"cess"``: the conditional one of the increments, for
         weights that are carried over several temperatures.
@@ -118,9 +119,9 @@ class TemperedSMC(AlongPath):
     reference: Any = eqx.field(default=None, converter=as_reference)
     start: Any = None  # a DirectSampler
     schedule: Any = eqx.field(default=None, converter=as_schedule)
-    ess_kept: Float[Array, ""] = fraction("ess_kept", default=0.8)
+    ess_kept: Float[Array, ""] = fraction("ess_kept", default=0.9)
     rule: str = eqx.field(static=True, default="ess")
-    resample_below: Float[Array, ""] = fraction("resample_below", default=0.8)
+    resample_below: Float[Array, ""] = fraction("resample_below", default=0.9)
     resampling: str = eqx.field(static=True, default="systematic")
     num_moves: int | None = optional(size("num_moves"))
     max_num_moves: int = size("max_num_moves", default=50)

@@ -200,7 +200,7 @@ def test_temperatures_fall_by_a_share_of_the_effective_sample_size(mixture):
     b, ess = mixture.history["inverse_temperature"][0], mixture.history["ess"][0]
     last = int(np.argmax(b == 1))
     assert (np.diff(b[: last + 1]) > 0).all()
-    np.testing.assert_allclose(ess[:last], 0.8 * 1024, rtol=0.01)
+    np.testing.assert_allclose(ess[:last], 0.9 * 1024, rtol=0.01)
     assert mixture.history["resampled"][0][:last].all()
 
 
@@ -443,7 +443,7 @@ def test_uneven_weights_begin_higher_up_and_walk_down():
     assert share < FROM_DRAWS
     temperatures = draws.history["inverse_temperature"]
     assert (temperatures[:, 0] < 1).all()
-    assert temperatures.shape[1] < 8
+    assert temperatures.shape[1] < 16
 
 
 @pytest.mark.slow  # 8 seconds
