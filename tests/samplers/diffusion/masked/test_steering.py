@@ -137,6 +137,7 @@ def test_one_candidate_is_the_prior_and_many_with_the_soft_value_the_tilted_law(
     assert abs(ratio - 0.25) < LIMIT * noise + 0.05, (ratio, noise)
 
 
+@pytest.mark.slow
 def test_a_run_gives_weighted_sequences_and_counts_what_it_asked():
     sampler = samplers.MaskedFKSteering(num_particles=8)
     draws = ppl.sample(sampler, TARGET, progress=False)

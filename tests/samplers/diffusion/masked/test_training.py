@@ -13,6 +13,7 @@ import ppl
 import samplers
 from token_laws import one_by_one, p_value, probabilities, table
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
 SMALL = partial(samplers.MaskedTransformer, width=16, depth=1, num_heads=2)
 
 
