@@ -47,16 +47,15 @@ def test_it_becomes_exact_for_a_gaussian_prior_as_steps_grow(target):
     assert abs(ratios[2] - 1) < 0.01
 
 
-def test_by_a_flow_of_second_order_it_is_there_in_50_steps():
-    """Sds by 1 %, and nearer with the square of their number; by DDPM they are 11 % too small."""
+def test_by_a_flow_of_third_order_it_is_there_in_50_steps():
+    """Sds by 0.2 %, and ever nearer with their number; by DDPM they are 11 % too small."""
     target = g.problem(samplers.EDM())
     flow = lambda rule, n: g.of_flow(samplers.TMPD(num_steps=n).resolve(target), rule)
     errors = np.array([g.bias(flow(tmpd(), n), g.posterior()) for n in (25, 50, 100)])
     # What the flow keeps of the mean is that of its start, of order one over the highest level.
     assert np.all(errors[:, 0] < 0.02)
-    assert abs(errors[1, 1] - 1) < 0.01
-    assert np.all(np.diff(np.abs(errors[:, 1] - 1)) < 0)
-    assert abs(errors[2, 1] - 1) < 0.15 * abs(errors[0, 1] - 1)
+    assert abs(errors[1, 1] - 1) < 0.002
+    assert abs(errors[2, 1] - 1) < 0.05 * abs(errors[0, 1] - 1)
     wrong = g.bias(flow(tmpd(power=1), 50), g.posterior())
     assert wrong[0] > 0.1
     assert abs(wrong[1] - 1) > 0.1
