@@ -9,12 +9,15 @@ import pytest
 from jax import random
 
 import samplers
-from samplers.networks import _Conv, _doubled, _halved
+from samplers.networks import _Conv, _doubled, _halved, _pixels, _squares
 
 KINDS = {
     "vector": lambda **options: samplers.MLP(random.key(0), (3,), width=16, depth=2, **options),
     "number": lambda **options: samplers.MLP(random.key(0), (), width=16, depth=1, **options),
     "8x8": lambda **options: samplers.UNet(random.key(0), (8, 8), channels=(4, 8), **options),
+    "squares": lambda **options: samplers.UNet(
+        random.key(0), (8, 8), channels=(4, 8), patch=2, **options
+    ),
     "3x32x32": lambda **options: samplers.UNet(
         random.key(0), (3, 32, 32), channels=(4, 8, 8, 8), **options
     ),
@@ -65,6 +68,14 @@ def test_a_batch_is_the_points_one_by_one(unoptimized):
     call = eqx.filter_jit(network)
     one_by_one = jnp.stack([call(a, b) for a, b in zip(x, t, strict=True)])
     np.testing.assert_allclose(jax.vmap(network)(x, t), one_by_one, rtol=1e-5, atol=1e-5)
+
+
+def test_squares_of_pixels_are_channels_and_come_back():
+    x = random.normal(random.key(0), (2, 6, 4))
+    squares = _squares(x, 2)
+    for channel, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        np.testing.assert_array_equal(squares[channel], x[0, i::2, j::2])
+    np.testing.assert_array_equal(_pixels(squares, 2), x)
 
 
 def test_a_network_without_time_may_return_another_shape():
@@ -139,6 +150,7 @@ def test_a_network_learns_a_function_of_point_and_time(kind):
         (lambda: samplers.MLP(random.key(0), (2,), depth=True), "depth must be an integer"),
         (lambda: samplers.UNet(random.key(0), (8,)), r"takes images .* got \(8,\)"),
         (lambda: samplers.UNet(random.key(0), (8, 10)), "divisible by 4"),
+        (lambda: samplers.UNet(random.key(0), (8, 12), patch=2), "divisible by 8"),
         (lambda: samplers.UNet(random.key(0), (8, 8), channels=()), "one resolution at least"),
     ],
 )  # fmt: skip
