@@ -985,6 +985,7 @@ _PARTS = {
     "InterpolantPrior": "samplers.diffusion.interpolants",
     "LinearInterpolant": "samplers.diffusion.interpolants",
     "TrigonometricInterpolant": "samplers.diffusion.interpolants",
+    "crops_prior": "samplers.diffusion.pretrained",
     "digits_prior": "samplers.diffusion.pretrained",
     "ExactReverse": "samplers.diffusion.steering.mixture",
     "compose": "samplers.diffusion.steering.composed",

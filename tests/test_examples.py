@@ -23,6 +23,8 @@ LONG = {
     "learn_a_sampler",
     "learn_from_pieces_of_paths",
     "modes_by_tempering",
+    "noise_chosen_after_training",
+    "photographs_from_a_prior",
     "sequences_by_masked_diffusion",
     "steer_a_language_model",
     "steer_digits",

@@ -1,4 +1,4 @@
-"""The prior of digits that ships is small, loads without pickle, and draws digits."""
+"""The priors that ship are small, load without pickle, and know their images."""
 
 import sys
 from pathlib import Path
@@ -12,10 +12,11 @@ from jax import random
 
 import ppl
 import samplers
+from models.inverse.deconvolution import CAMERA
 from samplers.diffusion import pretrained
 
 ROOT = Path(__file__).parents[3]
-FILE = Path(pretrained.__file__).parent / "data" / "digits.npz"
+FILES = sorted((Path(pretrained.__file__).parent / "data").glob("*.npz"))
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +33,12 @@ def prior():
     return samplers.digits_prior()
 
 
-def test_the_file_is_small_and_holds_no_pickle():
-    assert FILE.stat().st_size < 1_000_000
-    table = np.load(FILE, allow_pickle=False)
-    assert all(np.isfinite(table[name]).all() for name in table.files)
+def test_the_files_are_small_and_hold_no_pickle():
+    assert [file.stem for file in FILES] == ["crops", "digits"]
+    for file in FILES:
+        assert file.stat().st_size < 1_000_000
+        table = np.load(file, allow_pickle=False)
+        assert all(np.isfinite(table[name]).all() for name in table.files)
 
 
 def test_held_out_digits_are_denoised_far_better_than_by_a_gaussian(prior, script):
@@ -62,9 +65,51 @@ def test_draws_are_grey_values_of_an_image(prior):
     assert draws[:, :, 0].mean() < -0.95  # the left edge is empty
 
 
+def test_a_photograph_is_denoised_far_better_than_by_a_gaussian(unoptimized):
+    """One of those it was trained on, at a quarter of the scale."""
+    image = 2 * np.load(CAMERA) - 1
+    corners = [(i, j) for i in (0, 32) for j in (0, 32)]
+    crops = np.stack([image[i : i + 32, j : j + 32] for i, j in corners]).astype(np.float32)
+    denoise = jax.jit(jax.vmap(samplers.crops_prior().denoise, (0, None)))
+    rng = np.random.default_rng(0)
+    for sigma, share in ((0.25, 0.6), (0.5, 0.5)):
+        noisy = crops + sigma * rng.normal(size=crops.shape).astype(np.float32)
+        mean, variance = crops.mean((1, 2), keepdims=True), crops.var((1, 2), keepdims=True)
+        shrunk = mean + variance / (variance + sigma**2) * (noisy - mean)
+        error, other = (np.mean((x - crops) ** 2) for x in (denoise(noisy, sigma), shrunk))
+        assert error < share * other, (error, other)
+        scrambled = rng.permuted(crops.reshape(4, -1), axis=1).reshape(crops.shape)
+        lost = denoise(scrambled + (noisy - crops), sigma)
+        assert np.mean((lost - scrambled) ** 2) > other  # and scrambled images are not
+
+
+@pytest.mark.slow
+def test_draws_of_crops_have_the_statistics_of_photographs():
+    pytest.importorskip("skimage")
+    import train_crops_prior as script
+
+    train, held_out = (
+        script.crops(9000, held_out=False, seed=0),
+        script.crops(495, held_out=True, seed=1),
+    )
+    prior = samplers.crops_prior()
+    draws = ppl.sample(script.SOLVER, prior, num_samples=495, progress=False)
+    found = script.judge(np.asarray(draws["x"][0]), train, held_out)
+    assert found["pixels within [-1.1, 1.1]"] > 0.98
+    floor = found["that of crops it has seen"]
+    assert found["energy distance to held-out crops"] < 1.5 * floor
+    assert np.all(np.abs(np.log(found["power over that of held-out crops, by frequency"])) < 0.7)
+    near, held_out_near = found["nearest of the data"], found["that of held-out crops"]
+    assert near[0] > held_out_near[0]  # not memorised
+    left = script.left_of_noise(prior, train, held_out[:99])
+    assert all(share < 0.95 for share in left.values())
+
+
 def test_other_weights_are_refused(prior):
     with pytest.raises(ValueError, match=r"weights have the shapes .*; this network has"):
-        pretrained.filled(pretrained._digits_denoiser(), [jnp.zeros(3)])
+        pretrained.filled(
+            pretrained.denoiser(samplers.MLP, (8, 8), pretrained.DIGITS), [jnp.zeros(3)]
+        )
     assert not eqx.tree_equal(prior.denoiser.mean, jnp.zeros((8, 8)))
 
 
