@@ -73,8 +73,8 @@ class TemperedSMC(AlongPath):
         Inverse temperatures that rise to 1, in place of those found by the weights.
     ess_kept
         Share of the effective sample size that a temperature keeps; nearer to 1, more
-        temperatures. At a half a run is 1.5 times as fast and its variance three times as
-        large (measured on a mixture of two modes, whose shares vary twice as much).
+        temperatures. At a half a run takes less than half the time, and the variance of log Z is
+        3.5 times as large, that of the shares of two modes 1.8 times (100 runs on a mixture).
     rule
         ``"ess"``: that of the weights; ``"cess"``: the conditional one of the increments, for
         weights that are carried over several temperatures.
