@@ -191,7 +191,7 @@ def test_two_modes_keep_their_share(mixture):
 @pytest.mark.slow
 def test_weights_by_half_of_the_likelihood_are_caught(monkeypatch):
     monkeypatch.setattr(along_path, "increments", lambda step, v: increments(step / 2, v))
-    sampler = TemperedSMC(num_particles=1024, resampling="systematic")
+    sampler = TemperedSMC(num_particles=1024, resampling="stratified")
     masses = minor_mass(run(sampler, MIXTURE, 40))
     assert abs(t_scores(masses, 0.3)) > t_limit(NUM_CHECKS, 39)
 
@@ -218,7 +218,7 @@ def test_moves_are_counted_anew_where_the_temperature_has_fallen_far(mixture):
 @pytest.mark.slow
 @pytest.mark.usefixtures("unoptimized")
 def test_the_conditional_rule_carries_weights_over_several_temperatures():
-    sampler = TemperedSMC(num_particles=512, rule="cess", ess_kept=0.9)
+    sampler = TemperedSMC(num_particles=512, rule="cess", resample_below=0.5)
     draws = run(sampler, MIXTURE)
     resampled = draws.history["resampled"][0]
     assert 1 <= resampled.sum() < len(resampled) / 2
