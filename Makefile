@@ -16,7 +16,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-# One thread per test worker: XLA's pool, then NumPy's. XLA_FLAGS has no working switch for this:
+# One thread per test worker and example: XLA's pool, then NumPy's. XLA_FLAGS has no working switch:
 # --xla_cpu_multi_thread_eigen=false leaves the pool as large as the machine.
 ONE_THREAD := PJRT_NPROC=1 OMP_NUM_THREADS=1
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
@@ -58,7 +58,7 @@ bench: install $(VENV)/.installed-bench
 docs: install
 	@if [ -f docs/conf.py ]; then \
 		$(MAKE) --no-print-directory $(VENV)/.installed-docs && \
-		$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html && \
+		$(ONE_THREAD) $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html && \
 		echo "docs/_build/html/index.html"; \
 	else \
 		echo "There is no docs/conf.py yet, hence no site to build. README.md is the documentation for now."; \

@@ -57,6 +57,7 @@ sphinx_gallery_conf = {
     "min_reported_time": 10_000,
     "show_memory": False,
     "abort_on_example_error": True,
+    "parallel": 2,  # examples at a time, each on one thread (see the Makefile)
     "copyfile_regex": r"^$",
     "show_signature": False,
     "capture_repr": (),  # what an example prints, and nothing else
