@@ -271,8 +271,9 @@ def test_draws_hold_one_temperature_and_what_all_of_them_say(ten):
 def test_as_many_evaluations_as_4096_particles_find_the_minor_mode_as_well():
     """20 seeds beside TemperedSMC, 570,000 evaluations a run: mass 0.298, sd 0.018; log Z sd 0.052.
 
-    Measured: 0.302, sd 0.017; log Z 0.001, sd 0.030 (one ladder of ten rungs). Four ladders spend
-    more on warm-up: sd 0.027 and 0.042.
+    Measured over 40 other seeds (one ladder of ten rungs): 0.296, sd 0.024, where the
+    autocorrelation of the masses says 0.022; log Z -0.007, sd 0.028. Four ladders spend more on
+    warm-up: sd 0.027 and 0.042. Twenty seeds give an sd within a factor of 1.6.
     """
     masses, evidences, errors = [], [], []
     for seed in range(20):
@@ -284,7 +285,7 @@ def test_as_many_evaluations_as_4096_particles_find_the_minor_mode_as_well():
         masses.append((draws["x"].mean(axis=-1) < 0).mean())
         evidences.append(draws.log_evidence.value)
         errors.append(draws.log_evidence.std_error)
-    assert np.std(masses, ddof=1) < 0.025
+    assert np.std(masses, ddof=1) < 1.6 * 0.022
     assert np.std(evidences, ddof=1) < 0.045
     assert abs(t_scores(masses, 0.3)) < 4
     assert abs(t_scores(evidences, 0.0)) < 4
