@@ -82,23 +82,42 @@ def test_samplers_draw_from_a_model_that_observes_nothing(name, without_data):
     assert agrees(draws, r_hat=1.03) == []
 
 
+REQUIRED: dict[str, dict[str, Any]] = {
+    "ULA": {"step_size": 0.05},
+    "SKROCK": {"step_size": 0.05},
+    "AdamLMC": {"step_size": 0.05},
+    "MirrorLangevin": {"mirror": samplers.Hyperbolic(1.0), "step_size": 0.05},
+}
+WALKS = {  # from a prior to a posterior, which a prior alone does not say
+    "AIS", "NestedSampling", "ParallelTempering", "PersistentSMC", "TemperedSMC", "WasteFreeSMC",
+}  # fmt: skip
+OTHERS = {  # positions of another kind, other samplers within, noise to smooth by
+    "Gibbs", "IndependenceMetropolis", "LogConcaveChain", "SequenceMetropolis", "WalkJumpGibbs",
+}  # fmt: skip
+
+
+def on_any_prior():
+    """Names of what needs a density, its gradient or draws, and no more."""
+    enough = {"log_density", "gradient", "sample"}
+    names = [row.name for row in samplers.table() if set(row.needs) <= enough]
+    return [name for name in names if name not in WALKS | OTHERS]
+
+
 @pytest.mark.slow  # a minute: it compiles every sampler
-@pytest.mark.parametrize(
-    "name",
-    [
-        row.name
-        for row in samplers.table()
-        if set(row.needs) <= {"log_density", "gradient", "sample"}
-    ],
-)
+@pytest.mark.parametrize("name", on_any_prior())
 def test_every_sampler_runs_on_a_prior(name):
-    required = {"ULA": {"step_size": 0.05}}
     cls = getattr(samplers, name)
-    sampler = cls(**required.get(name, {}))
+    sampler = cls(**REQUIRED.get(name, {}))
     sizes: dict[str, Any] = {"num_samples": 50} if not issubclass(cls, ppl.ParticleSampler) else {}
     draws = ppl.sample(sampler, WITH_DATA.prior, progress=False, **sizes)
     assert np.isfinite(draws["mean"]).all()
     assert (draws["rate"] > 0).all()
+
+
+@pytest.mark.parametrize("name", sorted(WALKS))
+def test_walks_from_a_prior_ask_for_what_they_walk_to(name):
+    with pytest.raises(TargetError, match=f"{name} .*prior"):
+        ppl.sample(getattr(samplers, name)(), WITH_DATA.prior, progress=False)
 
 
 def test_exact_draws_of_a_model_with_data_are_refused_and_point_to_the_prior():
