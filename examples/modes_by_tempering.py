@@ -92,7 +92,7 @@ print(f"AIS: {np.sum(weights * (annealed['y'][0] > 0)):.3f}")
 print(f"log evidence {annealed.log_evidence.value:.2f} +- {annealed.log_evidence.std_error:.2f}")
 
 # %%
-# Parallel tempering runs chains at all temperatures at once, and lets neighbours trade places. The
+# Parallel tempering runs chains at all temperatures at once, and lets neighbors trade places. The
 # one at the prior starts afresh in every scan; what it finds travels to the posterior, and the
 # shares are those of a chain that crosses. Its notes say how often that happened.
 

@@ -58,9 +58,9 @@ class BayesFactor:
             f"log evidence of the {name} model: {_shown(estimate)}"
             for name, estimate in zip(("first", "second"), self.evidences, strict=True)
         ]
-        better, favour = ("first", value) if value >= 0 else ("second", -value)
+        better, favor = ("first", value) if value >= 0 else ("second", -value)
         lines.append(f"log Bayes factor {_shown(self.log)}, for the {better} model")
-        if error is not None and favour < 2 * error:
+        if error is not None and favor < 2 * error:
             lines.append("It is within twice its error: which model is better is not decided")
         else:
             share = max(self.probability, 1 - self.probability)
@@ -94,7 +94,7 @@ def bayes_factor(
     ------
     TargetError
         If the models are of different data, as far as they say which are theirs: NumPyro models
-        do; of densities of your own, and of their normalisation, you are the judge.
+        do; of densities of your own, and of their normalization, you are the judge.
     ValueError
         For targets without a sampler, or draws that give no evidence.
 

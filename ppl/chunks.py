@@ -121,7 +121,7 @@ class ParticleProgram(eqx.Module):
 
 
 class LearnedProgram(eqx.Module):
-    """One optimiser update a step. Trainers are never vmapped: runs follow one another."""
+    """One optimizer update a step. Trainers are never vmapped: runs follow one another."""
 
     sampler: LearnedSampler
 

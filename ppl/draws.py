@@ -103,10 +103,10 @@ class Draws:
     run
         How the draws came about.
     log_weights
-        None, or (chain, draw) unnormalised log weights; chains are independent runs. NaN is
+        None, or (chain, draw) unnormalized log weights; chains are independent runs. NaN is
         never legal: it counts as -inf, and is reported.
     log_evidence
-        Estimate of the log normaliser, or None. Its ``lower`` and ``upper`` are the means of
+        Estimate of the log normalizer, or None. Its ``lower`` and ``upper`` are the means of
         log Z over the runs and over as many runs given an exact draw each, between which log Z lies
         on average (`ppl.diagnostics.log_evidence_bounds`): for samplers with all frozen on targets
         that can be sampled.
@@ -295,11 +295,11 @@ class Draws:
     # Weights ----------------------------------------------------------------------------------
 
     def pooled_log_weights(self) -> np.ndarray:
-        """Log weights of all draws together, (chain, draw), normalised; uniform without weights.
+        """Log weights of all draws together, (chain, draw), normalized; uniform without weights.
 
         Weights of direct and learned samplers that estimate the evidence are comparable across
         chains and are pooled as they are. Otherwise the unknown constant differs from run to
-        run: each run is normalised on its own and all count the same, except a run that died
+        run: each run is normalized on its own and all count the same, except a run that died
         (all weights -inf), which counts nothing.
         """
         size = self.num_chains * self.num_samples

@@ -1,4 +1,4 @@
-"""Targets: unnormalised densities as pytrees. What is made of several is in `ppl.algebra`.
+"""Targets: unnormalized densities as pytrees. What is made of several is in `ppl.algebra`.
 
 An `Energy` is an Equinox module. The data it holds are its leaves, so it is *passed into*
 compiled functions and new data of equal shape neither trace nor compile again. Kernels see one
@@ -94,7 +94,7 @@ class Energy(eqx.Module):
 
     @abstractmethod
     def log_density(self, position: Position) -> Float[Array, ""]:
-        """Unnormalised log-density in nats, with the log-Jacobian of `constrain`."""
+        """Unnormalized log-density in nats, with the log-Jacobian of `constrain`."""
 
     @property
     def offers(self) -> frozenset[str]:
@@ -254,7 +254,7 @@ def from_log_density(
     Parameters
     ----------
     fn
-        ``fn(position, *data) -> scalar``, the unnormalised log-density in nats.
+        ``fn(position, *data) -> scalar``, the unnormalized log-density in nats.
     template
         One position: a pytree of arrays or ``jax.ShapeDtypeStruct``. Values are not used.
     data
@@ -345,7 +345,7 @@ def check_scalar(fn: Callable[[Position], Any], template: PyTree, *, name: str) 
 
 
 class DistributionEnergy(Energy):
-    """A NumPyro distribution: normalised and samplable."""
+    """A NumPyro distribution: normalized and samplable."""
 
     distribution: Distribution
     template: PyTree[jax.ShapeDtypeStruct]
@@ -356,7 +356,7 @@ class DistributionEnergy(Energy):
 
     @property
     def log_normalizer(self) -> Float[Array, ""]:
-        """Zero: the density is normalised."""
+        """Zero: the density is normalized."""
         return jnp.zeros((), float_dtype(self.template))
 
     @property

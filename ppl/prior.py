@@ -14,7 +14,7 @@ class ModelPrior(Energy):
     """What a model says before it sees its data: `Program.prior`.
 
     It can be sampled exactly where every prior of the model is proper; its density is then
-    normalised. It is on the same positions as the model, with the same names.
+    normalized. It is on the same positions as the model, with the same names.
     """
 
     program: Any
@@ -38,7 +38,7 @@ class ModelPrior(Energy):
 
     @property
     def log_normalizer(self) -> Float[Array, ""]:
-        """Zero: the density is normalised."""
+        """Zero: the density is normalized."""
         return jnp.zeros((), float_dtype(self.template))
 
     def sample(self, rng_key: PRNGKeyArray, n: int) -> Position:

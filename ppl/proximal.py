@@ -105,7 +105,7 @@ def composite(smooth: Any, regularizer: Any) -> Composite:
         Target with a gradient, such as a likelihood from `from_log_density`.
     regularizer
         A `ProximalMap` such as `samplers.L1` or `samplers.TotalVariation2D`. Of a position with
-        several parts, each part is regularised on its own: one map serves them all, or a pytree
+        several parts, each part is regularized on its own: one map serves them all, or a pytree
         like the template holds a map, or None, for each.
 
     Returns

@@ -358,11 +358,11 @@ def _advice(standings: Sequence[Standing]) -> str:
     if imprecise:
         return (
             "A larger budget may be enough for "
-            f"{_listed([e.name for e in imprecise])}; if not, reparametrise the model."
+            f"{_listed([e.name for e in imprecise])}; if not, reparametrize the model."
         )
     return (
         "Add a sampler of another family: one that moves between modes (tempered SMC, parallel "
-        "tempering), or an exact one with a smaller step size; or reparametrise the model."
+        "tempering), or an exact one with a smaller step size; or reparametrize the model."
     )
 
 

@@ -233,7 +233,7 @@ class DirectSampler(Sampler):
     """Independent draws, with weights or without, in fixed batches."""
 
     batch_size: ClassVar[int] = 1024
-    # With a normalised proposal the mean weight is an unbiased estimate of Z.
+    # With a normalized proposal the mean weight is an unbiased estimate of Z.
     weights_estimate_evidence: ClassVar[bool] = True
     draws_together: ClassVar[int] = 1
 
@@ -241,7 +241,7 @@ class DirectSampler(Sampler):
     def draw(
         self, rng_key: PRNGKeyArray, target: Energy, n: int
     ) -> tuple[Position, Float[Array, " n"] | None]:
-        """``n`` positions (leading axis) and their unnormalised log-weights, or None."""
+        """``n`` positions (leading axis) and their unnormalized log-weights, or None."""
 
     def evaluations(self, n: int) -> tuple[int, int]:
         """(log-density, gradient) evaluations that ``n`` draws cost."""
@@ -255,7 +255,7 @@ class DirectSampler(Sampler):
 
 
 class LearnedSampler(Sampler):
-    """A sampler that is trained first: ``step`` is one optimiser update."""
+    """A sampler that is trained first: ``step`` is one optimizer update."""
 
     num_updates: eqx.AbstractVar[int]
     weights_estimate_evidence: ClassVar[bool] = True

@@ -184,7 +184,7 @@ def _describe(message: Message) -> Site:
     base = _bases(fn)[-1]
     kind: Kind = "discrete" if fn.support.is_discrete else "latent"
     if message["is_observed"]:
-        # Nobody observes a point mass: reparametrisations carry densities in them.
+        # Nobody observes a point mass: reparametrizations carry densities in them.
         special: dict[type, Kind] = {dist.Unit: "factor", dist.Delta: "auxiliary"}
         kind = special.get(type(base), "observed")
     elif isinstance(base, dist.Delta):
@@ -418,7 +418,7 @@ def _follows_rows(structure: Structure, plate: Plate, facts: Callable[..., Struc
 
 _NO_STATE = {
     "param": (
-        "numpyro.param {sites}: a parameter to optimise has no prior, so the model has no density "
+        "numpyro.param {sites}: a parameter to optimize has no prior, so the model has no density "
         "in it. Give it one with numpyro.sample (networks: random_flax_module, "
         "random_nnx_module), or pass its value as an argument"
     ),

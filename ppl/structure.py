@@ -28,7 +28,7 @@ class Site:
     """One named site.
 
     *Observed* sites and *factors* are the likelihood unless the user says otherwise; *auxiliary*
-    ones belong to the prior: the user says so, or a reparametrisation made them.
+    ones belong to the prior: the user says so, or a reparametrization made them.
     """
 
     name: str

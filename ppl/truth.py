@@ -88,7 +88,7 @@ def truth_of(target: Any, reference: Any, rng_key: PRNGKeyArray, num_draws: int)
         )
     pool, generator = Pool([reference]), np.random.default_rng(1)
     rows = evenly(pool.x.reshape(-1, pool.x.shape[2]), pool.log_weights, generator, 2 * SHOWN)
-    # Chains are in order: neighbours, of which one goes into each half, depend on each other.
+    # Chains are in order: neighbors, of which one goes into each half, depend on each other.
     rows = generator.permutation(rows)
     yardstick = pool.yardstick()
     labels, _ = scalars_of(_made(target, _zeros(target, 2), "none"))

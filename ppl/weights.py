@@ -118,7 +118,7 @@ def normalize(
 def probabilities(
     log_weights: Float[Any, "*batch n"],
 ) -> Float[Any, "*batch n"]:
-    """Normalised weights in linear scale; 0 everywhere when all weights are zero."""
+    """Normalized weights in linear scale; 0 everywhere when all weights are zero."""
     return _library(log_weights).exp(normalize(log_weights))
 
 
@@ -169,7 +169,7 @@ def cess(
 def max_weight(
     log_weights: Float[Any, "*batch n"],
 ) -> Float[Any, "*batch"]:
-    """Largest normalised weight: 1/n when all are equal, near 1 when one draw decides."""
+    """Largest normalized weight: 1/n when all are equal, near 1 when one draw decides."""
     return probabilities(log_weights).max(axis=-1)
 
 
@@ -192,12 +192,12 @@ def mean(
     values: Float[Any, "n *event"],
     log_weights: Float[Any, " n"],
 ) -> Float[Any, "*event"]:
-    """Self-normalised mean ``sum W_i x_i``; consistent, biased at order 1/n."""
+    """Self-normalized mean ``sum W_i x_i``; consistent, biased at order 1/n."""
     weights = probabilities(log_weights)
     return (_column(weights, values) * _live(values, weights)).sum(axis=0)
 
 
-def _centred(values: Any, weights: Any) -> Any:
+def _centered(values: Any, weights: Any) -> Any:
     """Squared distances from the weighted mean; 0 where the weight is."""
     live, column = _live(values, weights), _column(weights, values)
     distance = live - (column * live).sum(axis=0, keepdims=True)
@@ -214,7 +214,7 @@ def sd(
     """
     xp = _library(values)
     weights = probabilities(log_weights)
-    variance = (_column(weights, values) * _centred(values, weights)).sum(axis=0)
+    variance = (_column(weights, values) * _centered(values, weights)).sum(axis=0)
     rest = (1 - (weights**2).sum()).astype(values.dtype)
     safe = xp.where(rest > 0, rest, xp.ones_like(rest))
     return xp.sqrt(variance / safe)
@@ -231,7 +231,7 @@ def mcse_mean(
     """
     xp = _library(values)
     weights = probabilities(log_weights)
-    return xp.sqrt((_column(weights**2, values) * _centred(values, weights)).sum(axis=0))
+    return xp.sqrt((_column(weights**2, values) * _centered(values, weights)).sum(axis=0))
 
 
 def quantile(
@@ -264,7 +264,7 @@ def evidence(
 ) -> tuple[Float[Any, ""], Float[Any, ""]]:
     """Log mean weight of one set of independent draws, and its standard error.
 
-    The mean weight is unbiased for Z when the proposal is normalised; its logarithm is low by
+    The mean weight is unbiased for Z when the proposal is normalized; its logarithm is low by
     about half the squared error. The error is the delta method's, the relative standard error
     of the mean weight; it is infinite when no draw has weight, or there is one draw only.
     """
@@ -356,7 +356,7 @@ def khat_threshold(n: int) -> float:
 
 
 def pareto_khat(log_weights: Float[Any, " n"]) -> float:
-    """Shape of the generalised Pareto tail of the weights [3]_; see `pareto_smooth`.
+    """Shape of the generalized Pareto tail of the weights [3]_; see `pareto_smooth`.
 
     Under 0.5 the weights have a finite variance, up to 0.7 estimates are usable, beyond 1 their
     mean does not exist. It sees the weights of the draws there are: a mode that no draw has
@@ -368,9 +368,9 @@ def pareto_khat(log_weights: Float[Any, " n"]) -> float:
 def pareto_smooth(
     log_weights: Float[Any, " n"],
 ) -> tuple[Float[np.ndarray, " n"], float]:
-    """Pareto-smoothed normalised log weights, and k-hat [3]_.
+    """Pareto-smoothed normalized log weights, and k-hat [3]_.
 
-    Cases without a fit, whose weights are only normalised:
+    Cases without a fit, whose weights are only normalized:
 
     ==================================================  =========
     all weights are zero                                k =  inf
@@ -379,7 +379,7 @@ def pareto_smooth(
     ==================================================  =========
 
     Weights that are nearly constant may pile up where the tail begins (a proposal whose log weight
-    is flat in its bulk). No generalised Pareto law has such a lump, and its fit gives a k far
+    is flat in its bulk). No generalized Pareto law has such a lump, and its fit gives a k far
     beyond 1: weights without a mean, while the effective sample size is above half of the draws.
     Where the two contradict each other, the tail is halved until they do not.
 

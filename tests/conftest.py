@@ -76,7 +76,7 @@ def strict_promotion():
 def unoptimized():
     """Programs are compiled fast and run slowly: for tests that compile much and compute little.
 
-    What is compiled here stays in JAX's memory under the same key as an optimised program: a test
+    What is compiled here stays in JAX's memory under the same key as an optimized program: a test
     that compares two runs to the bit uses this fixture for both or for neither.
     """
     before = jax.config.read("jax_disable_most_optimizations")

@@ -1,6 +1,6 @@
 """Every sampler of the table keeps the contract of `ppl.sampler`, in both precisions.
 
-One program is compiled for each kernel and precision, fast and unoptimised; all claims about it are
+One program is compiled for each kernel and precision, fast and unoptimized; all claims about it are
 made on the runs of that one program.
 """
 

@@ -68,14 +68,14 @@ def test_the_wheel_imports_outside_the_checkout(wheel, tmp_path):
     assert all(path.startswith(str(site)) for path in result.stdout.split())
 
 
-def test_the_floor_imports_neither_neighbour():
+def test_the_floor_imports_neither_neighbor():
     code = "import sys, ppl; print([n for n in ('samplers', 'models') if n in sys.modules])"
     result = run(sys.executable, "-c", code, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "[]"
 
 
-def test_the_floor_works_where_a_users_own_files_hide_its_neighbours(tmp_path):
+def test_the_floor_works_where_a_users_own_files_hide_its_neighbors(tmp_path):
     for name in ("models", "samplers"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('this is the user's own file')\n")
     result = run(sys.executable, "-c", "import ppl", cwd=tmp_path)

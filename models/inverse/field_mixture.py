@@ -40,7 +40,7 @@ class FieldMixture(Known):
     means
         Image around which each varies, one for each; zero by default.
     weights
-        Shares of the components, which are normalised; equal by default.
+        Shares of the components, which are normalized; equal by default.
 
     Raises
     ------

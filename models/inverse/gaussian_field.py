@@ -25,7 +25,7 @@ from ppl.template import dimension
 
 
 class GaussianField(Known):
-    """Periodic Gaussian random field; ``log_density`` is not normalised.
+    """Periodic Gaussian random field; ``log_density`` is not normalized.
 
     Parameters
     ----------

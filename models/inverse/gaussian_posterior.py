@@ -63,7 +63,7 @@ class GaussianPosterior(Known):
 
     @property
     def log_evidence(self) -> Float[Array, ""]:
-        """Log p(y), of a normalised prior."""
+        """Log p(y), of a normalized prior."""
         white = self.inverse @ as_reals(self.likelihood.residual(self.prior.mean))
         constant = white.size / 2 * math.log(2 * math.pi)
         return -0.5 * jnp.vdot(white, white) - 0.5 * self.log_det - constant

@@ -65,7 +65,7 @@ class PoissonCounts(eqx.Module):
 
 
 class LaplaceNoise(eqx.Module):
-    """Noise with outliers: ``-|y - A x|_1 / scale``, normalised.
+    """Noise with outliers: ``-|y - A x|_1 / scale``, normalized.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Posterior of a mixture of round Gaussians under a linear observation: again a mixture, exactly.
 
     x ~ sum_k w_k N(m_k, s_k^2 I),   y = A x + noise_std e
-    w_k' = w_k N(y; A m_k, s_k^2 A A^H + noise_std^2 I),   normalised
+    w_k' = w_k N(y; A m_k, s_k^2 A A^H + noise_std^2 I),   normalized
     component k:  N(m_k, s_k^2 I) times the likelihood
 
 A component's mean and draws are `LinearGaussian.mean_given` and ``draw_given``, so that no matrix
@@ -135,7 +135,7 @@ def benchmark(seed: int, num_dims: int, num_observed: int) -> Benchmark:
     """Draw a problem of the benchmark of 25 modes.
 
     Means are (8 i, 8 j, 8 i, 8 j, ...) with i and j from -2 to 2, covariances the identity, weights
-    the normalised squares of normals. The matrix has the singular vectors of a normal one and
+    the normalized squares of normals. The matrix has the singular vectors of a normal one and
     singular values uniform on (0, 1); the noise is uniform on (0, 1) times the largest.
 
     Parameters

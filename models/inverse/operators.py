@@ -13,7 +13,7 @@ with a cheap decomposition ``A = U diag(s) V^H`` are their own `ppl.linear_opera
 ==================  =================================  =========================================
 
 Hartley's transform ``H x = Re F x - Im F x`` is real, orthonormal and its own inverse. It
-diagonalises a real convolution whose transfer function is real and even; any other is such a one
+diagonalizes a real convolution whose transfer function is real and even; any other is such a one
 after a convolution that only turns phases:
 
     A = P C,   C = H |transfer| H,   P = F^-1 (transfer / |transfer|) F,   U = P H,   V = H

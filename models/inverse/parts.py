@@ -46,7 +46,7 @@ class PosteriorOfParts(Known):
 
     @property
     def log_evidence(self) -> Float[Array, ""]:
-        """Log p(y), of the normalised prior."""
+        """Log p(y), of the normalized prior."""
         return logsumexp(self._log_parts)
 
     @property

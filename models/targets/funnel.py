@@ -5,7 +5,7 @@
     log Z = d / 2 log(2 pi) + log scale
     one mode at v = -(d - 1) scale^2 / 2, x = 0, deep in the neck and of next to no mass
 
-No one step size suits neck and mouth. It is what a centred hierarchy with little data looks like.
+No one step size suits neck and mouth. It is what a centered hierarchy with little data looks like.
 Its ``x`` have such tails (the fourth moment is ``3 exp(2 scale^2)``) that averages of their squares
 tell nothing: judge it by quantiles.
 

@@ -30,7 +30,7 @@ class GaussianMixture(Known):
     sds
         Standard deviations, one for each component or one for all.
     weights
-        Shares of the components, which are normalised; equal by default.
+        Shares of the components, which are normalized; equal by default.
 
     Raises
     ------

@@ -51,7 +51,7 @@ class Ising(Known):
     side
         From 3 to 12.
     coupling
-        The weight of an entry of the adjacency matrix; negative: neighbours repel.
+        The weight of an entry of the adjacency matrix; negative: neighbors repel.
     """
 
     side: int = eqx.field(converter=_side, static=True, default=10)
@@ -67,7 +67,7 @@ class Ising(Known):
 
     @property
     def modes(self) -> Int[Array, "2 sites"]:
-        """All down and all up: the modes where neighbours attract."""
+        """All down and all up: the modes where neighbors attract."""
         return jnp.repeat(jnp.arange(2, dtype=jnp.int32)[:, None], self.side**2, axis=1)
 
     def spins(self, position: Int[Array, "*n sites"]) -> Int[Array, "*n side side"]:

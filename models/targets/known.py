@@ -12,7 +12,7 @@ from ppl.template import dimension
 class Known(Energy):
     """Target whose law is known: its families derive from it, and hold no other state than shape.
 
-    ``log_density`` is not normalised, on purpose: ``log_normalizer`` is its log Z in nats, which
+    ``log_density`` is not normalized, on purpose: ``log_normalizer`` is its log Z in nats, which
     an estimate of the evidence must find.
     """
 

@@ -53,7 +53,7 @@ def log_likelihood(f: Any, counts: Any) -> Any:
 
 
 def log_gaussian_cox(counts: Any = None) -> Posterior:
-    """Posterior of the log-intensities f, one a cell, (side^2,); its prior is normalised.
+    """Posterior of the log-intensities f, one a cell, (side^2,); its prior is normalized.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
     log pi(phi) = -S(phi)
     S = sum_x [-2 kappa phi_x (phi_(x+1) + phi_(x+2)) + (1 - 2 lam) phi_x^2 + lam phi_x^4]
 
-The sum runs over the sites of a torus, x+1 and x+2 are the neighbours of x along its two axes. At a
+The sum runs over the sites of a torus, x+1 and x+2 are the neighbors of x along its two axes. At a
 small kappa sites are nearly independent; at a large one the field has a sign, two modes that a
 local sampler does not cross. With lam = 0.022 on 8 by 8 sites the mean of ``|sum phi| / sites`` is
 2.0870 and 4.8298 at kappa = 0.3 and 0.5, and 0.1474 at kappa = 0.2, by 400 long Metropolis chains
@@ -31,7 +31,7 @@ class Phi4(Energy):
     num_rows, num_columns
         Size of the lattice.
     kappa
-        Coupling of neighbours.
+        Coupling of neighbors.
     lam
         Strength of the fourth power.
     """
@@ -48,9 +48,9 @@ class Phi4(Energy):
 
     def log_density(self, position: Float[Array, "rows columns"]) -> Float[Array, ""]:
         phi, squares = position, position**2
-        neighbours = jnp.roll(phi, -1, axis=0) + jnp.roll(phi, -1, axis=1)
+        neighbors = jnp.roll(phi, -1, axis=0) + jnp.roll(phi, -1, axis=1)
         alone = (1 - 2 * self.lam) * squares + self.lam * squares**2
-        return jnp.sum(2 * self.kappa * phi * neighbours - alone)
+        return jnp.sum(2 * self.kappa * phi * neighbors - alone)
 
     def magnetization(self, positions: Float[Array, "*n rows columns"]) -> Float[Array, "*n"]:
         """Mean of the field over the sites, with its sign."""

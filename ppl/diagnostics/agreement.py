@@ -66,7 +66,7 @@ class Yardstick(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """Standardised averages and their standard errors, (1 + levels, scalar); NaN: no answer."""
+    """Standardized averages and their standard errors, (1 + levels, scalar); NaN: no answer."""
 
     bias: Float[np.ndarray, "answer d"]
     error: Float[np.ndarray, "answer d"]

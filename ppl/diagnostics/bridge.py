@@ -2,7 +2,7 @@
 
     Z = E_q[p h] / E_p[q h],   h = 1 / (s_1 p / Z + s_2 q)                   (eq. 3.2, 4.1 of [1])
 
-for an unnormalised density p with draws, and a normalised q that can be drawn from: here a Gaussian
+for an unnormalized density p with draws, and a normalized q that can be drawn from: here a Gaussian
 on the unconstrained space, fitted to half of the draws and bridged to the other half [2], each half
 in turn. With u = log p - log q the best Z = exp(c) solves
 
@@ -101,7 +101,7 @@ def bridge_evidence(draws: Draws, rng_key: Any = 0) -> Estimate:
 def bridge(
     below: Float[np.ndarray, " n"], above: Float[np.ndarray, "chain draw"]
 ) -> tuple[float, float]:
-    """Log of the ratio of normalisers of p and q, and its error.
+    """Log of the ratio of normalizers of p and q, and its error.
 
     Parameters
     ----------

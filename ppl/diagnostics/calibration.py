@@ -219,7 +219,7 @@ def _failed(fits: Any, measures: list[Measure]) -> Iterator[Finding]:
         "bad" if share > MAX_FAILED else "caution",
         f"{len(bad)} of {len(fits)} fits failed: {kinds} (simulations {first}"
         f"{', ...' if len(bad) > 5 else ''}). Their ranks are counted with the others.",
-        "Look at one of these fits by itself: longer warm-up, another parametrisation, or a "
+        "Look at one of these fits by itself: longer warm-up, another parametrization, or a "
         "narrower prior where the simulated data are extreme.",
     )
 
@@ -258,7 +258,7 @@ def _diverging(fits: Any, measures: list[Measure]) -> Iterator[Finding]:
         yield Finding(
             "caution",
             f"In {many} of {len(fits)} fits more than 2 % of the trajectories diverged.",
-            "Reparametrise, or raise the target acceptance rate.",
+            "Reparametrize, or raise the target acceptance rate.",
         )
 
 

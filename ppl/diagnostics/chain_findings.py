@@ -30,7 +30,7 @@ _FUNNEL = Finding(
     "bad",
     "Slow mixing, divergent trajectories and a low E-BFMI come together: each may be harmless, all "
     "three are what a funnel does, whose neck these draws have hardly entered.",
-    "Write the hierarchy non-centred (theta = mu + tau * z, z ~ N(0, 1)); a smaller step size "
+    "Write the hierarchy non-centered (theta = mu + tau * z, z ~ N(0, 1)); a smaller step size "
     "alone does not help.",
 )
 
@@ -150,8 +150,8 @@ def _mixing(
         yield Finding(
             "bad",
             "The chains move too slowly to have seen the same region.",
-            "Run a longer warm-up and more draws; reparametrise what is strongly correlated or "
-            "funnel-shaped (non-centred hierarchies), or let NUTS adapt a dense metric.",
+            "Run a longer warm-up and more draws; reparametrize what is strongly correlated or "
+            "funnel-shaped (non-centered hierarchies), or let NUTS adapt a dense metric.",
         )
 
 
@@ -197,7 +197,7 @@ def _hamiltonian(
                 "caution",
                 f"E-BFMI is {worst:.2f} (wanted: {limit}) in {listed_chains(low).lower()}: the "
                 "energy changes little from draw to draw, so tails are explored slowly.",
-                "Reparametrise heavy tails and funnels (non-centred hierarchies, scales on the "
+                "Reparametrize heavy tails and funnels (non-centered hierarchies, scales on the "
                 "log scale); more draws help little.",
             )
     if "reached_max_treedepth" in stats:
@@ -249,6 +249,6 @@ def _divergent(
         f"{counted(count, 'divergent trajectory', 'divergent trajectories')} after warm-up "
         f"({share:.2%}): the density curves more than the step size can follow, and regions "
         f"beyond may be missing from the draws.{where}",
-        "Reparametrise where divergences concentrate (a non-centred hierarchy, if it is a scale), "
+        "Reparametrize where divergences concentrate (a non-centered hierarchy, if it is a scale), "
         "or raise the target acceptance rate (0.9, 0.95, 0.99) so that steps get smaller.",
     )

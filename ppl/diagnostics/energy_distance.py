@@ -6,7 +6,7 @@ Zero exactly when the two laws are equal (finite means assumed), in any dimensio
 the V-statistic, which is never negative. Null distribution: by permuting the labels, so that the
 p-value is exact for independent draws at any size; chains are thinned for it, or the test would
 reject too often. Limits: time and memory grow with the square of the number of draws,
-power fades in high dimension, and coordinates of large scale dominate: standardise them.
+power fades in high dimension, and coordinates of large scale dominate: standardize them.
 
 References
 ----------

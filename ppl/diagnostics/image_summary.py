@@ -1,6 +1,6 @@
 """What draws of an image say: its mean, how uncertain each pixel is, whether the data are met.
 
-Pixels are summarised one by one: mean, standard deviation, and the quantiles that hold a share of
+Pixels are summarized one by one: mean, standard deviation, and the quantiles that hold a share of
 the draws. How far the draws miss the data is `ppl.diagnostics.data_consistency`; where the true
 image is known, as in a simulated problem, the errors of the mean and of the intervals come along.
 """
@@ -78,7 +78,7 @@ def observed_images(draws: Any) -> tuple[LinearGaussian, str] | None:
 def image_summary(
     draws: Any, truth: Float[ArrayLike, "..."] | None = None, *, level: float = 0.9
 ) -> ImageSummary:
-    """Summarise draws of ``ppl.posterior(prior, ppl.LinearGaussian(...))`` over one image.
+    """Summarize draws of ``ppl.posterior(prior, ppl.LinearGaussian(...))`` over one image.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ It is properly weighted for a measure mu if E m(h) = mu(h) for every function h 
 block (weigh, resample, move, extend) is right if it makes of every population that is properly
 weighted for mu one that is so for the measure it should give: mu itself for resampling and for
 moves that leave mu invariant, G mu for weights, mu M for an extension [1]_. What is composed of
-right blocks is right, evidence and all, for any number of particles; a check of normalised means
+right blocks is right, evidence and all, for any number of particles; a check of normalized means
 alone would let the evidence go wrong.
 
 On a finite space this is checked for all h at once, by the indicators of the states and the

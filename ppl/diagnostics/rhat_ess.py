@@ -1,4 +1,4 @@
-"""Rank-normalised split R-hat, bulk and tail effective sample size, Monte Carlo error of a mean.
+"""Rank-normalized split R-hat, bulk and tail effective sample size, Monte Carlo error of a mean.
 
 The definitions are those of [1]_ as ArviZ computes them, and agree with it to rounding; here they
 run over all scalars of a model at once, because they are asked for between chunks of a run.
@@ -54,12 +54,12 @@ def chain_statistics(x: Float[np.ndarray, "chain draw d"]) -> ChainStatistics:
 
 
 def rhat(x: Float[np.ndarray, "chain draw d"]) -> Float[np.ndarray, " d"]:
-    """Rank-normalised split R-hat: the larger one of the bulk's and the folded draws'."""
+    """Rank-normalized split R-hat: the larger one of the bulk's and the folded draws'."""
     return _over(x, lambda y: _rhat(_split(y), _z_scale(_split(y))))
 
 
 def ess_bulk(x: Float[np.ndarray, "chain draw d"]) -> Float[np.ndarray, " d"]:
-    """Effective sample size of the rank-normalised draws."""
+    """Effective sample size of the rank-normalized draws."""
     return _over(x, lambda y: _ess(_z_scale(_split(y))))
 
 
@@ -190,7 +190,7 @@ def _ess(x: Chains) -> Scalars:
     constant = total <= 1e-300
     rho = 1 - (within - mean_acov) / np.where(constant, 1.0, total)
     rho[0] = 1.0
-    # Sums of neighbours; stop at the first that is not positive, or where the lags end.
+    # Sums of neighbors; stop at the first that is not positive, or where the lags end.
     last = max(0, math.ceil((n - 2) / 2) - 1)
     even, odd = rho[0 : 2 * last + 1 : 2], rho[1 : 2 * last + 2 : 2]
     pairs = even[: len(odd)] + odd
@@ -209,9 +209,9 @@ def _autocovariance(x: Chains) -> Float[np.ndarray, "draw d"]:
     from scipy import fft
 
     n = x.shape[1]
-    centred = x - x.mean(axis=1, keepdims=True)
+    centered = x - x.mean(axis=1, keepdims=True)
     # FFTs run along the last, contiguous axis.
-    series = np.ascontiguousarray(np.moveaxis(centred, 1, 2))
+    series = np.ascontiguousarray(np.moveaxis(centered, 1, 2))
     length = fft.next_fast_len(2 * n, real=True)
     spectrum = np.asarray(fft.rfft(series, length, axis=-1))
     power = (np.real(spectrum) ** 2 + np.imag(spectrum) ** 2).mean(axis=0)

@@ -53,7 +53,7 @@ from ppl.template import require_template
 MIN_DRAWS = 50  # effective: with fewer the bootstrap does not keep its level
 MAX_DRAWS = 2000
 BLOCK = 256
-MEMORY = 0.75  # correlation of the signs of neighbours in a thinned chain
+MEMORY = 0.75  # correlation of the signs of neighbors in a thinned chain
 
 type Rows = Float[np.ndarray, "n d"]
 
@@ -105,7 +105,7 @@ def stein_test(
     target
         What they should be draws of; by default ``draws.target``.
     log_weights
-        Of positions: unnormalised, of the shape of the leading axes. `Draws` bring their own.
+        Of positions: unnormalized, of the shape of the leading axes. `Draws` bring their own.
     seed
         Of the bootstrap.
     num_bootstrap
@@ -285,10 +285,10 @@ def whitened(x: Rows, score: Rows, shares: Float[np.ndarray, " n"]) -> tuple[Row
     many dimensions what the test looks for.
     """
     d = x.shape[1]
-    centred = x - shares @ x
-    variance = shares @ centred**2
+    centered = x - shares @ x
+    variance = shares @ centered**2
     sd = np.sqrt(np.where(variance > 0, variance, 1.0))
-    z, s = centred / sd, score * sd
+    z, s = centered / sd, score * sd
     shrink = 10 * d * float((shares**2).sum())  # 10 d / n, with n the effective number
     if d == 1 or shrink >= 1:
         return z, s

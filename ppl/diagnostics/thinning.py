@@ -2,7 +2,7 @@
 
     step = ceil(draws / ESS),   ESS the smallest of those of every mean and every variance
 
-A chain thinned to its effective number still has some correlation between neighbours (0.14 for an
+A chain thinned to its effective number still has some correlation between neighbors (0.14 for an
 autoregression, whatever its own), less beyond. Permutation tests therefore take twice the step,
 which leaves 0.02.
 """

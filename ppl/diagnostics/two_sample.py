@@ -4,7 +4,7 @@
     accuracy = share of the draws whose label the fit without that draw predicts
 
 Equal laws cannot be told apart: the accuracy is 1/2 give or take a few per cent, and as much above
-as the laws differ. Features are the coordinates, standardised; their squares and products (squares
+as the laws differ. Features are the coordinates, standardized; their squares and products (squares
 only, where products are many against the draws); and random waves cos(w.z + b), for shape and
 modes.
 
@@ -92,7 +92,7 @@ def classifier_test(
 
 
 def _features(z: Float[np.ndarray, "n d"], generator: np.random.Generator) -> np.ndarray:
-    """Standardised columns: linear, quadratic, waves of the typical distance's length."""
+    """Standardized columns: linear, quadratic, waves of the typical distance's length."""
     size, d = z.shape
     sd = z.std(axis=0)
     z = (z - z.mean(axis=0)) / np.where(sd > 0, sd, 1.0)

@@ -12,7 +12,7 @@ from ppl.report.svg import Real, minus, scientific
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table; ``flag`` (``"warn"`` or ``"bad"``) marks it by a sign and a colour."""
+    """A cell of a table; ``flag`` (``"warn"`` or ``"bad"``) marks it by a sign and a color."""
 
     text: str | Markup
     flag: str = ""

@@ -77,7 +77,7 @@ def ess_evolution(subject: Subject) -> Section | None:
     ]
     caption = (
         "Effective sample size of the first draws, then of more and more; a line a parameter, the "
-        "least in colour. Look for straight lines that end above the dashed one: a line that "
+        "least in color. Look for straight lines that end above the dashed one: a line that "
         "flattens or falls is a chain that finds new places late, and its ESS cannot be trusted."
     )
     blocks = figure(panels, caption)

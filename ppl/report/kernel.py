@@ -67,7 +67,7 @@ def divergences(subject: Subject) -> Section | None:
         "Where the divergent draws lie among all draws of a parameter, ordered from the lowest to "
         "the highest; spread evenly, they would follow the dashed line. A heap at one end names "
         "the region the sampler cannot enter: often the neck of a funnel, where a scale goes to "
-        "zero. Write such a parameter non-centred, or give its scale a prior away from zero."
+        "zero. Write such a parameter non-centered, or give its scale a prior away from zero."
     )
     return Section("divergences", "Divergences", [Prose([text]), *figure(panels, caption)])
 

@@ -56,7 +56,7 @@ class Subject:
 
     @property
     def level(self) -> str:
-        """Class of the verdict, which gives its colour and sign: good, warn, unknown or bad."""
+        """Class of the verdict, which gives its color and sign: good, warn, unknown or bad."""
         return LEVELS[self.verdict.status]
 
     @property
@@ -95,12 +95,12 @@ class Subject:
 
     @cached_property
     def is_empty(self) -> bool:
-        """Whether there is nothing to summarise."""
+        """Whether there is nothing to summarize."""
         return self.draws.num_samples == 0 or not self.labels
 
     @cached_property
     def weights(self) -> np.ndarray | None:
-        """Normalised weights, (chain, draw); None for draws that count the same."""
+        """Normalized weights, (chain, draw); None for draws that count the same."""
         if self.draws.log_weights is None:
             return None
         with np.errstate(invalid="ignore"):
@@ -180,7 +180,7 @@ class Subject:
         return " The worst parameters come first." if len(self.labels) > 9 else ""
 
     def legend(self, *, halves: bool = False) -> list[tuple[str, str]]:
-        """Colours of the chains; ``halves``: of the halves of a single one."""
+        """Colors of the chains; ``halves``: of the halves of a single one."""
         chains = self.draws.num_chains
         if chains == 1:
             return [("c0", "first half"), ("c1", "second half")] if halves else []

@@ -1,9 +1,9 @@
-"""Charts as SVG text: lines, dots, bands and bars on two axes, coloured by the page's style sheet.
+"""Charts as SVG text: lines, dots, bands and bars on two axes, colored by the page's style sheet.
 
 A report holds dozens of small charts. Written directly they take the fonts of the page and its
-light or dark colours, carry no ids that could clash, weigh a few kB, and cost about a millisecond
-each; a plotting library's cost a hundred times that and have their colours baked in. A mark is
-coloured by a class such as ``c0``, which the style sheet of the page defines.
+light or dark colors, carry no ids that could clash, weigh a few kB, and cost about a millisecond
+each; a plotting library's cost a hundred times that and have their colors baked in. A mark is
+colored by a class such as ``c0``, which the style sheet of the page defines.
 """
 
 import math

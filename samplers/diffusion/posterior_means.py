@@ -3,7 +3,7 @@
     q(x_0 | y) ~ pi(x_0) exp(-|x_0 - y|^2 / (2 kappa^2)),     D(y, kappa) = E_q[x_0]
 
 A diffusion needs D at every noise level, and the score of the level is ``(D - y) / kappa^2``. With
-an unnormalised density in the place of data, q is one more density to sample: easier than pi, since
+an unnormalized density in the place of data, q is one more density to sample: easier than pi, since
 the Gaussian makes it concave once kappa is below the widths of pi, and as hard as pi where kappa is
 large.
 
@@ -78,7 +78,7 @@ def weighed(log_density: LogDensity, x: Float[Array, "n d"]) -> Float[Array, " n
 
 
 class InnerImportance(PosteriorMean):
-    """Self-normalised importance sampling from N(y, kappa^2).
+    """Self-normalized importance sampling from N(y, kappa^2).
 
     Parameters
     ----------

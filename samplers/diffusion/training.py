@@ -1,6 +1,6 @@
 """Denoising diffusion training: a prior learned from data.
 
-    minimise  E_t w(level_t) E |D(x_t, t) - x_0|^2,    x_t = alpha x_0 + sigma eps      ([1, 2, 3])
+    minimize  E_t w(level_t) E |D(x_t, t) - x_0|^2,    x_t = alpha x_0 + sigma eps      ([1, 2, 3])
 
 The minimum is the mean of the data given the noisy point, D(x, t) = E[x_0 | x_t = x], whatever the
 weight; what network, weight and times do is how well it is found. ``step`` is one Adam update, and

@@ -67,7 +67,7 @@ class AdamLMC(MarkovKernel):
 
     Differences from the paper
     --------------------------
-    The paper minimises a loss L at inverse temperature beta, with minibatches; here the target is
+    The paper minimizes a loss L at inverse temperature beta, with minibatches; here the target is
     ``exp(-beta L)``, its own gradient is used, and its temperature is that of `ppl.tempered`. A
     step to a density or gradient that is not finite is not taken, and is counted as a divergence.
     """

@@ -10,7 +10,7 @@ divergence D of another mirror map psi, from the left or from the right,
     left   g_lam(x) = min_z g(z) + D(z, x) / lam,  grad g_lam(x) = Hess psi(x) (x - z) / lam
     right  g_lam(x) = min_z g(z) + D(x, z) / lam,  grad g_lam(x) = (grad psi(x) - grad psi(z)) / lam
 
-with z the minimiser. Where phi and psi are quadratic, both are `MYULA`, step by step. Where they
+with z the minimizer. Where phi and psi are quadratic, both are `MYULA`, step by step. Where they
 are hyperbolic, of the scale of each coordinate, one step size serves coordinates of all scales.
 
 With the Metropolis test, the default, the target itself is left invariant for any step size, any
@@ -205,11 +205,11 @@ class BregmanLangevin(MarkovKernel):
         h, maps = self.step_size, self.mirror
         curvature = mirror_maps.hessian(maps, start.position)
 
-        def standardised(image: Array, mean: Array, drift: Array) -> Array:
+        def standardized(image: Array, mean: Array, drift: Array) -> Array:
             return ((image - mean - h * drift) / jnp.sqrt(2 * h)).astype(image.dtype)
 
         images = (mirror_maps.gradient(maps, state.position) for state in (end, start))
-        away = jax.tree.map(standardised, *images, start.gradient)
+        away = jax.tree.map(standardized, *images, start.gradient)
         noise = mirror_maps.solved(curvature, away)
         squares = optax.tree.norm(noise, squared=True)
         log_normal = -(squares + mirror_maps.log_det(curvature, start.position)) / 2
@@ -235,5 +235,5 @@ def envelope_gradient(
 
 
 def log_jacobian(maps: PyTree, position: Position) -> Float[Array, ""]:
-    """Log of the volume that the image of a neighbourhood has, to that of the neighbourhood."""
+    """Log of the volume that the image of a neighborhood has, to that of the neighborhood."""
     return mirror_maps.log_det(mirror_maps.hessian(maps, position), position)

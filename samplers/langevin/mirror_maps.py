@@ -194,7 +194,7 @@ class BoxBarrier(MirrorMap):
         return f"{self.lower} < x < {self.upper}"
 
     def gradient(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        z, radius = self._centred(x)
+        z, radius = self._centered(x)
         return jnp.where(jnp.abs(z) <= 1, 2 * z / ((1 - z) * (1 + z)), jnp.nan) / radius
 
     def inverse(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -205,10 +205,10 @@ class BoxBarrier(MirrorMap):
         return (lower + upper) / 2 + radius * w / (1 + jnp.hypot(w, 1.0))
 
     def hessian(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        z, radius = self._centred(x)
+        z, radius = self._centered(x)
         return (1 / (1 - z) ** 2 + 1 / (1 + z) ** 2) / radius**2
 
-    def _centred(self, x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    def _centered(self, x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         """Position in the interval as a number in (-1, 1), and half the interval's length."""
         lower, upper = like(self.lower, x), like(self.upper, x)
         return (x - (lower + upper) / 2) / ((upper - lower) / 2), (upper - lower) / 2

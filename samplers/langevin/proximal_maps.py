@@ -205,7 +205,7 @@ class _String(NamedTuple):
 
 
 def _taut_string(y: Float[Array, " n"], strength: Float[Array, ""]) -> Float[Array, " n"]:
-    """Minimise ``|x - y|^2 / 2 + strength sum |x_{i+1} - x_i|``."""
+    """Minimize ``|x - y|^2 / 2 + strength sum |x_{i+1} - x_i|``."""
     n = y.shape[0]
 
     def close(s: _String, level: Array, last: Array) -> _String:

@@ -7,8 +7,8 @@
 Noise makes one smooth law of isolated sequences, which a walk on R^(L V) explores; a denoiser takes
 each y back to letters. Both are learned from a data set:
 
-    f by contrastive divergence:   minimise E f(Y) - E f(Y'),   Y' ~ exp(-f) from walks
-    D by least squares:            minimise E |X - D(Y)|^2
+    f by contrastive divergence:   minimize E f(Y) - E f(Y'),   Y' ~ exp(-f) from walks
+    D by least squares:            minimize E |X - D(Y)|^2
 
 The walks of Y' go on from one update to the next, as in [3]. Biased: by what the networks have not
 learned, by walks of finite length, and by the jump, whose letters are the likeliest and not drawn.

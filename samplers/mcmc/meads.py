@@ -1,6 +1,6 @@
-"""MEADS: generalised Hamiltonian Monte Carlo whose parameters many chains read off each other.
+"""MEADS: generalized Hamiltonian Monte Carlo whose parameters many chains read off each other.
 
-Maximum-eigenvalue adaptation of damping and step size (MEADS) runs generalised HMC: one leapfrog
+Maximum-eigenvalue adaptation of damping and step size (MEADS) runs generalized HMC: one leapfrog
 step at a time, with momenta that are only partly refreshed and a slice variable that moves on
 instead of being drawn anew [2], so that rejections, which turn the momentum around, come seldom
 and in clusters.
@@ -88,7 +88,7 @@ class MEADSInfo(NamedTuple):
 
 
 class MEADS(MarkovKernel):
-    """Generalised Hamiltonian Monte Carlo, tuned by the largest eigenvalues of many chains. Exact.
+    """Generalized Hamiltonian Monte Carlo, tuned by the largest eigenvalues of many chains. Exact.
 
     Parameters
     ----------

@@ -4,7 +4,7 @@ A metric is a factor ``A``; its inverse mass matrix is ``M^-1 = A A^T``. Kernels
 ``x = x_0 + A z`` with the identity as mass matrix: no system is solved while sampling, and one
 code path serves all metrics.
 
-The metric is chosen to minimise the Fisher divergence between the target and a Gaussian of
+The metric is chosen to minimize the Fisher divergence between the target and a Gaussian of
 covariance ``M^-1`` over a set of draws ``x`` with gradients ``g`` of the log-density [1]:
 
     diagonal:  M^-1_ii = sqrt(var(x_i) / var(g_i))                          (theorem 2.1)
@@ -173,7 +173,7 @@ class Diagonal(Metric):
         gradients: Float[Array, "n d"] | None,
         count: Float[Array, ""],
     ) -> "Diagonal":
-        scales, _, _ = standardise(deviations, gradients)
+        scales, _, _ = standardize(deviations, gradients)
         return _finite_or(self._with(scales), self)
 
     def _with(self, scales: Float[Array, " d"]) -> "Diagonal":
@@ -221,7 +221,7 @@ class Dense(Metric):
         gradients: Float[Array, "n d"] | None,
         count: Float[Array, ""],
     ) -> "Dense":
-        scales, x, g = standardise(deviations, gradients)
+        scales, x, g = standardize(deviations, gradients)
         factor = scales[:, None] * geometric_mean_factor(x, g, count)
         diagonal = _finite_or(self.rescaled(scales), self)
         return _finite_or(self._with(factor), diagonal)
@@ -291,7 +291,7 @@ class LowRank(Metric):
         count: Float[Array, ""],
     ) -> "LowRank":
         rank = self.stretches.shape[0]
-        scales, x, g = standardise(deviations, gradients)
+        scales, x, g = standardize(deviations, gradients)
         # Algorithm 1: a basis of the directions that matter, the geometric mean within it.
         if g is None:
             basis = leading_directions(x, rank)
@@ -339,7 +339,7 @@ def _product(matrix: Float[Array, "d d"], vector: Float[Array, " d"]) -> Float[A
 # Linear algebra -------------------------------------------------------------------------------
 
 
-def standardise(
+def standardize(
     deviations: Float[Array, "n d"], gradients: Float[Array, "n d"] | None
 ) -> tuple[Float[Array, " d"], Float[Array, "n d"], Float[Array, "n d"] | None]:
     """Scales of the diagonal metric, and draws and gradients in units of them.

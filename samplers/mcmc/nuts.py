@@ -4,7 +4,7 @@
 
 A trajectory of the dynamics of H doubles, forward or backward at random, until its ends turn
 toward each other; the next draw is one of its states, with probabilities proportional to
-``exp(-H)``, in favour of the later halves [2]. Exact: the target is left invariant for any step
+``exp(-H)``, in favor of the later halves [2]. Exact: the target is left invariant for any step
 size, metric and depth. It needs a gradient, and no trajectory length.
 
 The tree is BlackJAX's (iterative, multinomial); integrator and metric are those of

@@ -372,20 +372,20 @@ def _shown(estimate: Estimate) -> str:
 
 
 def log_odds(log_ratios: Any, ladder: Any) -> Any:
-    """Log of the Metropolis ratio of exchanging neighbours; rungs are the last axis."""
+    """Log of the Metropolis ratio of exchanging neighbors; rungs are the last axis."""
     lower, upper = log_ratios[..., :-1], log_ratios[..., 1:]
     # A draw of the reference without likelihood is never let in.
     return (ladder[1:] - ladder[:-1]) * (lower - upper)
 
 
 def refusals(log_ratios: Any, ladder: Any) -> Any:
-    """Probability that an exchange is refused, for each pair of neighbours."""
+    """Probability that an exchange is refused, for each pair of neighbors."""
     xp = jnp if isinstance(log_ratios, jax.Array) else np
     return 1 - xp.exp(xp.minimum(log_odds(weights.clean(log_ratios), ladder), 0))
 
 
 def tried(scan: Int[Array, ""], num_steps: int) -> Bool[Array, " step"]:
-    """Which pairs of neighbours: even ones in even scans, odd ones in odd scans."""
+    """Which pairs of neighbors: even ones in even scans, odd ones in odd scans."""
     return jnp.arange(num_steps) % 2 == scan % 2
 
 

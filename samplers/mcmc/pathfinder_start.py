@@ -1,6 +1,6 @@
 """Starts for chains by Pathfinder: one draw each from the best Gaussian along an L-BFGS path.
 
-    from a jittered start, minimise -log pi by L-BFGS; at each iterate a Gaussian with the inverse
+    from a jittered start, minimize -log pi by L-BFGS; at each iterate a Gaussian with the inverse
     Hessian estimate; keep the one of highest ELBO; draw from it               (algorithm 3 of [1])
 
 Where jittered starts are far out in the tails, warm-up begins in the bulk instead. The paths are

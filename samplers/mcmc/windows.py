@@ -6,10 +6,10 @@ there anyway:
 
 - all chains share one step size and one metric, from their pooled statistics; the dual averaging
   [2] follows the mean acceptance over chains;
-- the first metric comes from the gradients at the starting points, every later one minimises the
+- the first metric comes from the gradients at the starting points, every later one minimizes the
   Fisher divergence over the draws of a window (`samplers.mcmc.metrics`), so that a few steps
   of a few chains are enough to leave a bad metric behind;
-- draws are centred within their chain: chains that sit in different places, because they have
+- draws are centered within their chain: chains that sit in different places, because they have
   not mixed or because there are several modes, do not widen the metric;
 - while the metric is unknown, trajectories are kept short.
 
@@ -216,8 +216,8 @@ def estimate(metric: Metric, adaptation: WindowState) -> Metric:
     def deviations(ring: Float[Array, "memory chain d"]) -> Float[Array, "n d"]:
         ring = jnp.where(kept[:, None, None], ring, 0)
         mean = jnp.sum(ring, axis=0) / num_kept
-        centred = jnp.where(kept[:, None, None], ring - mean, 0)
-        return centred.reshape(memory * chains, dimension) / jnp.sqrt(num_kept * chains)
+        centered = jnp.where(kept[:, None, None], ring - mean, 0)
+        return centered.reshape(memory * chains, dimension) / jnp.sqrt(num_kept * chains)
 
     count = num_kept * chains
     gradients = adaptation.gradients

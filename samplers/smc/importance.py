@@ -53,7 +53,7 @@ class ImportanceInfo(NamedTuple):
 
 
 class ImportanceSampling(ParticleSampler):
-    """Self-normalised importance sampling from the prior: asymptotically exact.
+    """Self-normalized importance sampling from the prior: asymptotically exact.
 
     Parameters
     ----------

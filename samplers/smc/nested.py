@@ -40,7 +40,7 @@ from ppl import weights
 from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import Exactness, ParticleSampler, fraction, size
 from ppl.template import dimension
-from samplers.mcmc.metrics import geometric_mean_factor, standardise
+from samplers.mcmc.metrics import geometric_mean_factor, standardize
 from samplers.mcmc.windows import optional
 from samplers.smc.path import Path, as_reference, why_dead
 
@@ -263,7 +263,7 @@ def _shape(rng_key: Any, state: Any, info: Any, parameters: Any = None) -> dict[
     """Factor of the covariance of the live points."""
     x = state.particles.position
     n = len(x)
-    scales, deviations, _ = standardise((x - x.mean(axis=0)) / jnp.sqrt(n), None)
+    scales, deviations, _ = standardize((x - x.mean(axis=0)) / jnp.sqrt(n), None)
     factor = geometric_mean_factor(deviations, None, jnp.asarray(n, x.dtype))
     return {"covariance_factor": scales[:, None] * factor}
 

@@ -34,7 +34,7 @@ class Path(eqx.Module):
     target
         Where it ends. Without a reference it offers ``log_parts`` and its prior can be sampled.
     reference
-        Where it starts: normalised and samplable. None: the prior.
+        Where it starts: normalized and samplable. None: the prior.
     """
 
     target: Any

@@ -286,5 +286,5 @@ def _error(v: np.ndarray, temperatures: np.ndarray, log_evidences: np.ndarray) -
         a = (weight * share).sum(axis=(1, 2)) / (t * n)
         influence[t] += np.tensordot(a, influence[:t], axes=1)
     last = influence[num]
-    centred = last - last.mean(axis=1, keepdims=True)
-    return float(np.sqrt(np.sum(centred**2) * n / (n - 1)))
+    centered = last - last.mean(axis=1, keepdims=True)
+    return float(np.sqrt(np.sum(centered**2) * n / (n - 1)))

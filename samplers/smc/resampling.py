@@ -2,7 +2,7 @@
 
     scheme(rng_key, log_weights, n) -> indices (n,),   E[number of copies of i] = n W_i
 
-W are the normalised weights of the N particles (n may differ from N). The schemes differ in the
+W are the normalized weights of the N particles (n may differ from N). The schemes differ in the
 variance they add to what they must: n points are laid on the line [0, 1), particle i gets those
 that fall into its stretch of length W_i.
 

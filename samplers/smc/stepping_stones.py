@@ -11,7 +11,7 @@ Z_k) solves
     mean_k sigma(d V - C) = mean_{k+1} sigma(C - d V),   sigma(u) = 1 / (1 + exp(-u))
 
 Draws are those of chains. The error comes from the influence that each scan has on the sum, all
-stones together: the Monte Carlo error of its mean counts the autocorrelation and what neighbouring
+stones together: the Monte Carlo error of its mean counts the autocorrelation and what neighboring
 temperatures have in common. Where much noise is fast and a little is slow, the shares of modes, the
 autocorrelation is cut off too early: the error is no less than that of the means of long batches.
 
@@ -69,7 +69,7 @@ def stepping_stones(
             error = max(error, float(batches.mean(axis=1).std(ddof=1) / math.sqrt(len(batches))))
         return Estimate(value, error if math.isfinite(error) else None)
 
-    below, above = ((steps * part).reshape(chains * draws, -1) for part in _neighbours(values))
+    below, above = ((steps * part).reshape(chains * draws, -1) for part in _neighbors(values))
     return SteppingStones(
         estimate(*_one_way(below)),
         _negated(estimate(*_one_way(-above))),
@@ -77,7 +77,7 @@ def stepping_stones(
     )
 
 
-def _neighbours(values: Float[np.ndarray, "chain draw rung"]) -> tuple[np.ndarray, np.ndarray]:
+def _neighbors(values: Float[np.ndarray, "chain draw rung"]) -> tuple[np.ndarray, np.ndarray]:
     """V at the lower and at the upper rung of each stone."""
     return values[..., :-1], values[..., 1:]
 

@@ -1,7 +1,7 @@
 """Adjoint sampling: a drift by regression, many updates for one gradient of the target.
 
     dX = g(t)^2 v(X, t) dt + g(t) dW,   X_0 = 0,    h(t) = int_0^t g^2,    h(1) = s^2
-    minimise  E | v(x_t, t) - grad log R(x_1) - x_1 / h(1) |^2                  ([1], eq. 19)
+    minimize  E | v(x_t, t) - grad log R(x_1) - x_1 / h(1) |^2                  ([1], eq. 19)
     x_1 from the present process,  x_t | x_1 ~ N(h(t)/h(1) x_1, h(t) (1 - h(t)/h(1)) I)
 
 At its fixed point the drift is the optimal control of `samplers.PIS` for this g. Nothing is

@@ -46,7 +46,7 @@ class Law(NamedTuple):
     sd: Float[Array, ""]
 
     def log_density(self, x: Float[Array, " d"]) -> Float[Array, ""]:
-        """Normalised, in nats."""
+        """Normalized, in nats."""
         point = self.sd == 0
         sd = jnp.where(point, 1.0, self.sd)  # safe under the gradient also where it is not used
         z = (x - self.mean) / sd

@@ -244,7 +244,7 @@ class Objective(eqx.Module):
 
     @property
     def through_states(self) -> bool:
-        """False but for reparametrised reverse KL."""
+        """False but for reparametrized reverse KL."""
         return False
 
     @abstractmethod

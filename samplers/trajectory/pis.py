@@ -99,7 +99,7 @@ class PIS(PathSampler):
 
     Differences from the paper
     --------------------------
-    The paper's weight is Girsanov's, with a discretisation error; ours is the ratio of the kernels
+    The paper's weight is Girsanov's, with a discretization error; ours is the ratio of the kernels
     of the steps. Its gain on the gradient begins at 0.01 and ours at 1, where the control is right
     at t = 1 but for the reference's share.
     """

@@ -84,7 +84,7 @@ def draw(
     return jax.tree.map(lambda x: x[chosen], buffer.items), buffer.log_reward[chosen]
 
 
-# Priorities: log of an unnormalised probability of each place ----------------------------------
+# Priorities: log of an unnormalized probability of each place ----------------------------------
 
 
 def uniform(buffer: Buffer) -> Float[Array, " capacity"]:

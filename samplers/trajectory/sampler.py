@@ -421,6 +421,6 @@ def _split(parameters: Parameters) -> tuple[Any, Any]:
 
 
 def _groups(parameters: Parameters) -> tuple[Any, Any]:
-    """The numbers that are learned, in the groups of the two optimisers."""
+    """The numbers that are learned, in the groups of the two optimizers."""
     kernels, flow = (eqx.filter(part, eqx.is_inexact_array) for part in _split(parameters))
     return kernels, flow

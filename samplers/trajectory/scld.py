@@ -1,7 +1,7 @@
 """Sequential controlled Langevin diffusions (SCLD): CMCD in segments, resampled between them.
 
     log G = log pi_b_j(x_j) - log pi_b_i(x_i) + sum_n log P_B(x_n | x_n+1) - log P_F(x_n+1 | x_n)
-    minimise  the mean over segments i .. j of  Var log G                          ([1], section 4)
+    minimize  the mean over segments i .. j of  Var log G                          ([1], section 4)
 
 The kernels are those of `samplers.CMCD`. A segment is a move of a Feynman-Kac model with the
 potential G: particles are weighed by it and resampled where the effective sample size is low, and a

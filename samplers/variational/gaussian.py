@@ -1,7 +1,7 @@
-"""Gaussian variational inference by reparametrised gradients, with importance weights.
+"""Gaussian variational inference by reparametrized gradients, with importance weights.
 
     q(x) = N(m, L L'),   x = m + L xi,   xi ~ N(0, I)
-    maximise  ELBO = E_q[log pi(x) - log q(x)]
+    maximize  ELBO = E_q[log pi(x) - log q(x)]
 
 ``step`` is one Adam update of m and L. The gradient is the path derivative of [2]: the score of q,
 which has mean zero, is left out, so the noise of the gradient vanishes where q fits. Draws come
@@ -70,7 +70,7 @@ class Gaussian(NamedTuple):
         return self.mean + noise @ self.factor.T
 
     def log_density(self, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-        """Normalised log-density of each row, in nats."""
+        """Normalized log-density of each row, in nats."""
         noise = (x - self.mean) * jnp.exp(-self.log_diagonal)
         if self.below is not None:
             noise = solve_triangular(self._unit, noise.T, lower=True, unit_diagonal=True).T

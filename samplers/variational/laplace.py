@@ -48,7 +48,7 @@ class Gaussian(NamedTuple):
         return self.mean + noise @ self.factor.T
 
     def log_density(self, noise: Float[Array, "n d"]) -> Float[Array, " n"]:
-        """Normalised log-density, in nats, of the rows that ``noise`` was moved to."""
+        """Normalized log-density, in nats, of the rows that ``noise`` was moved to."""
         return -0.5 * jnp.sum(noise**2 + jnp.log(2 * jnp.pi), axis=1) - self.log_det
 
 
@@ -176,7 +176,7 @@ class Laplace(LearnedSampler):
                 f"Laplace: in {repaired} direction(s) the log-density does not curve downward "
                 "at the best point found: it is no proper maximum there, and the Gaussian is made "
                 "up along them. The weights correct for it as far as k-hat allows; else "
-                "reparametrise, or use NUTS"
+                "reparametrize, or use NUTS"
             )
         return said
 

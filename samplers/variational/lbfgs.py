@@ -187,7 +187,7 @@ def notes(name: str, history: dict[str, np.ndarray]) -> list[str]:
     if last["converged"]:
         return []
     return [
-        f"{name}: the optimisation did not converge; its best point may lie {last['gain']:.2g} "
+        f"{name}: the optimization did not converge; its best point may lie {last['gain']:.2g} "
         "nats below the mode. Raise max_iterations, or look for a density without a maximum (a "
         "scale that runs to zero), or for a kink"
     ]

@@ -8,7 +8,7 @@ of ``x`` and that of the unconstrained ``z`` differ by the Jacobian, and so do t
     jacobian=False   argmax p(x),                 the mode of the density as the user wrote it
     jacobian=True    argmax p(x) |dx / dz|,       the mode of what samplers move in
 
-The first is Stan's default for ``optimize``, the penalised maximum likelihood of textbooks; the
+The first is Stan's default for ``optimize``, the penalized maximum likelihood of textbooks; the
 second is where `Laplace` expands. The first may not exist where the second does: a density that
 grows without bound as a scale falls to zero has a finite integral and no mode.
 
@@ -39,7 +39,7 @@ class MAPInfo(NamedTuple):
     """The best start so far.
 
     log_density
-        What is maximised, in nats; with the log-Jacobian or without, as was asked.
+        What is maximized, in nats; with the log-Jacobian or without, as was asked.
     gain
         Estimate of how far below its maximum it was before the step, in nats.
     converged

@@ -1,6 +1,6 @@
 """Multi-path Pathfinder, with importance weights.
 
-    from each of K jittered starts minimise -log pi by L-BFGS; at every iterate x a Gaussian
+    from each of K jittered starts minimize -log pi by L-BFGS; at every iterate x a Gaussian
         q = N(x - S g, S),   S = diag(a) + b c b'      the inverse Hessian estimate (eq. II.2)
     keep the Gaussian of highest ELBO, E_q[log pi - log q], along each path     (algorithm 3 of [1])
     draw from the mixture of the K Gaussians, with log-weights log pi - log q   (algorithm 2)
@@ -39,7 +39,7 @@ DRAWS_AT_ONCE = 128
 class LowRankGaussian(NamedTuple):
     """N(m, D (I + Q (L L' - I) Q') D) with diagonal D and orthonormal columns Q, on flat positions.
 
-    The root ``D (I + Q (L - I) Q')`` maps standard normal noise to centred draws.
+    The root ``D (I + Q (L - I) Q')`` maps standard normal noise to centered draws.
     """
 
     mean: Float[Array, " d"]
@@ -53,7 +53,7 @@ class LowRankGaussian(NamedTuple):
         return self.mean + self.scales * (noise + self.basis @ (self.factor @ within - within))
 
     def log_density(self, x: Float[Array, " d"]) -> Float[Array, ""]:
-        """Normalised, in nats."""
+        """Normalized, in nats."""
         y = (x - self.mean) / self.scales
         within = y @ self.basis
         solved = solve_triangular(self.factor, within, lower=True)

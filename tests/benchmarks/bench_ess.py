@@ -6,7 +6,7 @@
 - logistic regression of the breast cancer data, in 31 dimensions;
 - Neal's funnel in 10 dimensions: its log-scale v, and x / exp(v / 2), which is standard normal.
 
-Each scalar is standardised by its true mean and standard deviation (for the regression, those of a
+Each scalar is standardized by its true mean and standard deviation (for the regression, those of a
 long NUTS run), so that the errors of a biased kernel stand beside its speed. An evaluation is a
 gradient, with the log-density that comes along; for kernels without gradients a log-density. That
 of a minibatch counts by its share of the data. Warm-up is not counted. Kernels without warm-up get
@@ -44,7 +44,7 @@ class Case(NamedTuple):
 
     name: str
     target: Any
-    scalars: Callable[[dict[str, np.ndarray]], np.ndarray]  # standardised, (chain, draw, scalar)
+    scalars: Callable[[dict[str, np.ndarray]], np.ndarray]  # standardized, (chain, draw, scalar)
     smallest: float  # variance, of the narrowest direction
     composite: Any = None  # the same law, a part of it by its proximal map
     minibatches: Any = None  # the same law, rows of data left out

@@ -81,7 +81,7 @@ def figures(name: str, strength: float = STRENGTH) -> Figures:
 
 
 def strength_by_evidence(num_steps: int = 1000) -> float:
-    """Maximise the evidence p(y | strength) by stochastic gradients along an SK-ROCK chain.
+    """Maximize the evidence p(y | strength) by stochastic gradients along an SK-ROCK chain.
 
     With TV homogeneous of degree 1, ``d log p(y | t) / d log t = (d - 1) - t E[TV(x) | y, t]``:
     Vidal, De Bortoli, Pereyra and Durmus, SIAM J. Imaging Sci. 13, 2020, arXiv:1911.11709.

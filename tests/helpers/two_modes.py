@@ -45,7 +45,7 @@ def near_one(x):
 
 
 class Truth(NamedTuple):
-    """Moments of a law, and the logarithm of its mass before it was normalised."""
+    """Moments of a law, and the logarithm of its mass before it was normalized."""
 
     mean: float
     variance: float

@@ -116,8 +116,8 @@ def test_phi4_has_the_action_of_its_sites():
     phi = np.random.default_rng(0).normal(size=(3, 4))
     action = 0.0
     for i, j in itertools.product(range(3), range(4)):
-        neighbours = phi[(i + 1) % 3, j] + phi[i, (j + 1) % 4]
-        action += -2 * 0.3 * phi[i, j] * neighbours
+        neighbors = phi[(i + 1) % 3, j] + phi[i, (j + 1) % 4]
+        action += -2 * 0.3 * phi[i, j] * neighbors
         action += (1 - 2 * 0.05) * phi[i, j] ** 2 + 0.05 * phi[i, j] ** 4
     assert float(target.log_density(jnp.asarray(phi))) == pytest.approx(-action, rel=1e-12)
 
@@ -128,7 +128,7 @@ def test_a_ring_of_phi4_is_a_product_of_transfer_matrices():
     kappa, lam = 0.4, 0.3
     ticks = np.linspace(-4, 4, 61)
     cell = ticks[1] - ticks[0]
-    # With one row, the neighbour along the other axis is the site itself.
+    # With one row, the neighbor along the other axis is the site itself.
     alone = (1 - 2 * lam - 2 * kappa) * ticks**2 + lam * ticks**4
     bond = 2 * kappa * np.outer(ticks, ticks) - (alone[:, None] + alone) / 2
     exact = np.trace(np.linalg.matrix_power(np.exp(bond) * cell, 3))

@@ -38,7 +38,7 @@ each = pytest.mark.parametrize("name", TARGETS)
 
 
 def closed_form(name, x):
-    """Log-density of the same law, normalised, written by somebody else."""
+    """Log-density of the same law, normalized, written by somebody else."""
     target = TARGETS[name]
     match target:
         case Gaussian():
@@ -62,8 +62,8 @@ def closed_form(name, x):
 def test_log_normalizer_makes_the_density_that_of_the_law(name):
     target = TARGETS[name]
     x = target.sample(jax.random.key(1), 200)
-    normalised = jax.vmap(target.log_density)(x) - target.log_normalizer
-    np.testing.assert_allclose(normalised, closed_form(name, x), rtol=2e-4, atol=2e-4)
+    normalized = jax.vmap(target.log_density)(x) - target.log_normalizer
+    np.testing.assert_allclose(normalized, closed_form(name, x), rtol=2e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize(

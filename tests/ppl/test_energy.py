@@ -106,7 +106,7 @@ def test_integers_too_large_for_the_device_are_refused():
         ppl.from_log_density(lambda x, n: -x, jnp.zeros(()), np.array([1, 2**32]))
 
 
-def test_distribution_is_normalised_and_its_draws_fit_it():
+def test_distribution_is_normalized_and_its_draws_fit_it():
     target = ppl.from_distribution(dist.Gamma(3.0, 2.0))
     draws = jax.jit(lambda k: jax.vmap(target.constrain)(target.sample(k, 20_000)))(random.key(0))
     # sd of the mean: sqrt(3/4/20000); 4.9 s.e. for a suite of about a hundred checks

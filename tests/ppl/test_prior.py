@@ -45,7 +45,7 @@ def agrees(draws, **limits):
     return disagreements(values, REFERENCES, **limits)
 
 
-def test_the_prior_of_a_model_is_a_normalised_target_of_its_own():
+def test_the_prior_of_a_model_is_a_normalized_target_of_its_own():
     prior = WITH_DATA.prior
     assert {"log_density", "gradient", "sample", "log_normalizer"} <= prior.offers
     assert "log_likelihood" not in prior.offers

@@ -265,7 +265,7 @@ def test_a_prior_factor_is_not_in_prior_draws():
     assert "counts 'wall' as prior: drawing its sites one by one does not draw from" in refusal
 
 
-def test_the_factor_of_a_reparametrised_prior_is_prior():
+def test_the_factor_of_a_reparametrized_prior_is_prior():
     def model(y):
         angle = numpyro.sample("angle", dist.VonMises(0.0, 2.0))
         numpyro.sample("y", dist.Normal(jnp.cos(angle), 1.0), obs=y)
@@ -281,8 +281,8 @@ def test_the_factor_of_a_reparametrised_prior_is_prior():
 
 
 def test_handlers_around_the_model_are_kept():
-    decentred = handlers.reparam(schools, config={"theta": LocScaleReparam(0)})
-    target = from_numpyro(decentred, **DATA[schools])
+    decentered = handlers.reparam(schools, config={"theta": LocScaleReparam(0)})
+    target = from_numpyro(decentered, **DATA[schools])
     assert target.latent_names == ("mu", "tau", "theta_decentered")
     assert list(target.outputs(a_position(target))) == [
         "mu",
@@ -644,7 +644,7 @@ def counted(y):
     observe(numpyro.sample("count", dist.Poisson(3.0)), y)
 
 
-def optimised(y):
+def optimized(y):
     observe(numpyro.sample("x", dist.Normal(0, 1)) + numpyro.param("shift", 1.0), y)
 
 
@@ -713,7 +713,7 @@ def failing(y):
     ("model", "args", "message"),
     [
         (counted, (1.0,), "'count' has the support IntegerNonnegative.*GammaPoisson.*logsumexp"),
-        (optimised, (1.0,), "numpyro.param 'shift': .*random_flax_module"),
+        (optimized, (1.0,), "numpyro.param 'shift': .*random_flax_module"),
         (known, (1.0,), r"model known has no latent site.*\('y'\)"),
         (point, (1.0,), "'x' is latent with a Delta distribution.*numpyro.deterministic"),
         (branching, (1.0,), "branching branches in Python.*jnp.where or jax.lax.cond"),

@@ -238,7 +238,7 @@ def test_smoothing_keeps_the_order_and_adds_nothing_to_the_largest_weight():
     smoothed, _ = weights.pareto_smooth(log_weights)
     order = np.argsort(log_weights)
     assert (np.diff(smoothed[order]) >= -1e-12).all()
-    middle = order[500]  # not in the tail: its weight changes only by the normalisation
+    middle = order[500]  # not in the tail: its weight changes only by the normalization
     largest = smoothed.max() - smoothed[middle]
     assert largest <= log_weights.max() - log_weights[middle] + 1e-9
 

@@ -4,7 +4,7 @@
     log q(x) = log E_order[q(x | order)]  >=  E_order[log q(x | order)]             ([1], theorem 2)
 
 q is the law of `FirstHitting`'s draws, whatever ``unmask`` is. The bound on the right is the ELBO
-of masked diffusion, with its times integrated out, and what training maximises. Where the
+of masked diffusion, with its times integrated out, and what training maximizes. Where the
 conditional laws are those of one joint law, all orders agree and both sides are its logarithm;
 those of a network never quite do. The mean over K orders of the probabilities themselves is
 unbiased for q(x), so that its logarithm lies below log q(x) on the average, and above the

@@ -1,6 +1,6 @@
 """Masked diffusion training: a law of sequences learned by guessing masked tokens.
 
-    minimise  E_l (L / l) sum_(i masked) -log p(x_i | the tokens that are not masked),
+    minimize  E_l (L / l) sum_(i masked) -log p(x_i | the tokens that are not masked),
     l uniform on 1 .. L, masked: any l of the L places
 
 which is the bound of masked diffusion on ``-log p(x)``, in nats a sequence, with the time

@@ -44,7 +44,7 @@ class Composed(eqx.Module):
 
 
 def compose(priors: Any, exponents: Any, path: NoisePath | None = None) -> DiffusionPrior:
-    """The law ``prod_i q_i(x)^a_i`` as a diffusion prior; its log-density is not normalised.
+    """The law ``prod_i q_i(x)^a_i`` as a diffusion prior; its log-density is not normalized.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ class MixtureDenoiser(eqx.Module):
     sds
         Standard deviations, one for each component or one for all.
     weights
-        Shares of the components, which are normalised; equal by default.
+        Shares of the components, which are normalized; equal by default.
     """
 
     means: Float[Array, "k d"]

@@ -18,7 +18,7 @@ def independent(seed, *, scale=1.0, shift=0.0, n=4000):
 
 
 def autoregressive(seed, rho=0.9, n=4000):
-    """Chains of a standard normal law whose neighbours are correlated."""
+    """Chains of a standard normal law whose neighbors are correlated."""
     noise = np.random.default_rng(seed).normal(size=(4, n, 2))
     x = np.zeros_like(noise)
     x[:, 0] = noise[:, 0]

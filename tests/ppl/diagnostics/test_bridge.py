@@ -89,7 +89,7 @@ def test_an_error_that_takes_draws_for_independent_is_caught(monkeypatch):
     assert np.mean(scores("gamma", 0.9)[1] ** 2) > 2.5
 
 
-def test_a_gaussian_that_is_not_normalised_is_caught(monkeypatch):
+def test_a_gaussian_that_is_not_normalized_is_caught(monkeypatch):
     right = bridge._log_gaussian
     monkeypatch.setattr(bridge, "_log_gaussian", lambda m, f, x: right(m, f, x) + 0.02)
     errors, _ = scores(5, 0.0)

@@ -33,7 +33,7 @@ def exact(target, size, seed=0):
     return x.reshape(1, size, *SHAPE).astype(np.float32), mean.reshape(SHAPE), sd.reshape(SHAPE)
 
 
-def test_pixels_are_summarised_one_by_one(target):
+def test_pixels_are_summarized_one_by_one(target):
     x, mean, sd = exact(target, 4000)
     found = image_summary(make_draws({"x": x}, target=target))
     assert np.all(np.abs(found.mean - mean) < 4.9 * sd / np.sqrt(4000))

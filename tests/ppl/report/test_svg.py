@@ -53,7 +53,7 @@ def test_lines_break_where_a_value_is_not_finite():
     assert path.get("d", "").count("M") == 2
 
 
-def test_charts_carry_no_ids_and_no_colours():
+def test_charts_carry_no_ids_and_no_colors():
     chart = Chart((0, 1), (0, 1), label="x", x_label="a", y_label="b")
     chart.line([0, 1], [0, 1])
     chart.dots([0.5], [0.5], "bad")

@@ -100,7 +100,7 @@ def test_draws_of_crops_have_the_statistics_of_photographs():
     assert found["energy distance to held-out crops"] < 1.5 * floor
     assert np.all(np.abs(np.log(found["power over that of held-out crops, by frequency"])) < 0.7)
     near, held_out_near = found["nearest of the data"], found["that of held-out crops"]
-    assert near[0] > held_out_near[0]  # not memorised
+    assert near[0] > held_out_near[0]  # not memorized
     left = script.left_of_noise(prior, train, held_out[:99])
     assert all(share < 0.95 for share in left.values())
 
@@ -122,7 +122,7 @@ def test_draws_are_digits_as_often_as_they_should_be_and_not_those_of_the_data(p
     assert found["energy distance over floor"] < 1.5
     near, held_out = found["nearest of the data"], found["that of held-out digits"]
     np.testing.assert_allclose(near, held_out, rtol=0.15)
-    assert near[0] > 0.95 * held_out[0]  # not memorised
+    assert near[0] > 0.95 * held_out[0]  # not memorized
     # Both classifiers of real digits, that which stops early and that which was trained to its end.
     assert min(found["surer than 0.9"]) > 0.9
     # Scrambled digits, and the mean of two, are not digits to them.

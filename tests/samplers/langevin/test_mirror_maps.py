@@ -162,7 +162,7 @@ def divergence(phi, a, b):
 @pytest.mark.parametrize("strength", [0.3, 1.0, 2.5])
 @pytest.mark.parametrize("regularizer", [samplers.L1(1.0), samplers.Box(0.5, 2.0)])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_hyperbolic_proximal_maps_minimise_what_they_say(side, regularizer, strength):
+def test_hyperbolic_proximal_maps_minimize_what_they_say(side, regularizer, strength):
     """And the gradients of the envelopes are the derivatives of the minima; found on a grid."""
     mirror, phi, _ = samplers.Hyperbolic(0.5), MAPS["hyperbolic"][2], None
     x, grid = jnp.array([-3.0, -0.4, 0.1, 0.7, 1.9, 5.0]), jnp.linspace(-6, 6, 240_001)

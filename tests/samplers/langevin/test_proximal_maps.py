@@ -1,4 +1,4 @@
-"""Every proximal map minimises what it says: against optimality conditions and other solvers."""
+"""Every proximal map minimizes what it says: against optimality conditions and other solvers."""
 
 import equinox as eqx
 import jax

@@ -26,15 +26,15 @@ N, D = 60, 30  # one shape for all, so that every metric is compiled once
 
 
 def data(covariance, draws, rows=N):
-    """Centred draws and gradients of a Gaussian, scaled as `fit` takes them; zero rows to fill."""
+    """Centered draws and gradients of a Gaussian, scaled as `fit` takes them; zero rows to fill."""
     draws = np.asarray(draws, np.float32)  # what a chain sees is rounded first
     gradients = -np.linalg.solve(covariance, draws.T.astype(np.float64)).T
     n = len(draws)
 
     def deviations(values):
-        centred = np.zeros((rows, values.shape[1]))
-        centred[:n] = (values - values.mean(0)) / np.sqrt(n)
-        return jnp.asarray(centred, jnp.float32)
+        centered = np.zeros((rows, values.shape[1]))
+        centered[:n] = (values - values.mean(0)) / np.sqrt(n)
+        return jnp.asarray(centered, jnp.float32)
 
     return deviations(draws.astype(np.float64)), deviations(gradients), jnp.float32(n)
 

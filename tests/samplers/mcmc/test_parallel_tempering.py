@@ -146,8 +146,8 @@ def test_stones_of_the_wrong_width_or_from_the_wrong_side_are_caught(
     limit = t_limit(NUM_CHECKS, 63)
     wrong = eqx.tree_at(lambda k: k.ladder, kernel, kernel.ladder**1.1)
     assert (np.abs(t_scores(scores_of_evidence(wrong, runs)[0], LOG_Z)) > limit).all()
-    right = stepping_stones._neighbours
-    monkeypatch.setattr(stepping_stones, "_neighbours", lambda v: right(v)[::-1])
+    right = stepping_stones._neighbors
+    monkeypatch.setattr(stepping_stones, "_neighbors", lambda v: right(v)[::-1])
     values, _ = scores_of_evidence(kernel, runs)
     assert (np.abs(t_scores(values[:, :2], LOG_Z)) > limit).all()
 

@@ -131,7 +131,7 @@ def smoothed(time):
 
 
 def paths(population_of, variant):
-    """Unnormalised frequencies of the state at each time, one row a run: unbiased for Z p."""
+    """Unnormalized frequencies of the state at each time, one row a run: unbiased for Z p."""
     found = on_the_chain(1.0, "multinomial", keep_path=True, variant=variant)
     path = jax.vmap(population_of)(found.history.ancestors, found.path)["x"]
     shares = jax.nn.softmax(found.population.log_weights, axis=-1)

@@ -379,7 +379,7 @@ SHARES, CENTERS = np.array([0.2, 0.8]), np.array([-4.0, 4.0])
 
 
 def two_modes(x, shares, width):
-    """Log-density of a normalised mixture in the plane."""
+    """Log-density of a normalized mixture in the plane."""
     squares = jnp.sum((x[None] - CENTERS[:, None]) ** 2, axis=1) / width**2
     return jax.nn.logsumexp(jnp.log(shares) - 0.5 * squares) - jnp.log(2 * np.pi * width**2)
 

@@ -141,7 +141,7 @@ def test_weights_without_the_proposal_are_caught(monkeypatch):
     monkeypatch.setattr(
         twisted_model.TwistedModel, "_proposal", lambda self, log_p, log_psi: (log_p + log_psi) / 2
     )
-    assert z_score(fixed(POOR, num_particles=8), variant="unnormalised") > LIMIT
+    assert z_score(fixed(POOR, num_particles=8), variant="unnormalized") > LIMIT
 
 
 def first_draw_score(variant):

@@ -53,7 +53,7 @@ def test_a_gaussian_is_fitted_exactly_and_all_weights_are_alike():
 
 
 def test_the_mean_field_fit_is_the_known_one():
-    """The factorised law closest in this direction has the precisions of the conditionals."""
+    """The factorized law closest in this direction has the precisions of the conditionals."""
     state, infos = train(GaussianVI(num_updates=1500, full_rank=False), TARGET, random.key(0))
     np.testing.assert_allclose(state.law.mean, MEAN, atol=0.05)
     np.testing.assert_allclose(np.exp(state.law.log_diagonal), np.diag(PRECISION) ** -0.5, rtol=0.1)

@@ -68,7 +68,7 @@ def test_a_curved_valley_is_followed_to_its_end():
 
 def test_a_search_that_is_cut_short_says_how_far_it_was():
     draws = fit(samplers.MAP(max_iterations=2), ppl.from_log_density(rosenbrock, jnp.zeros(2)))
-    assert any("MAP: the optimisation did not converge" in note for note in draws.run.notes)
+    assert any("MAP: the optimization did not converge" in note for note in draws.run.notes)
 
 
 def test_a_density_without_a_maximum_is_said():

@@ -142,10 +142,10 @@ def test_the_exact_chain_has_the_law_of_the_data_in_three_steps_and_a_solver_has
         model = PlainModel(chain(prior, solver, 3))
         run = eqx.filter_jit(fk.run)(random.key(0), model, model.chain.steps, n, NEVER)
         x = np.asarray(run.population.particles.denoised)[:, 0]
-        centred = (x - truth.mean) ** 2
+        centered = (x - truth.mean) ** 2
         return [
             (values.mean() - expected) / (values.std() / np.sqrt(n))
-            for values, expected in zip((x, centred, x < 0), truth[:3], strict=True)
+            for values, expected in zip((x, centered, x < 0), truth[:3], strict=True)
         ]
 
     limit = t_limit(6, n)

@@ -66,8 +66,8 @@ def test_a_linear_gaussian_likelihood_has_its_evidence():
     likelihood = ppl.LinearGaussian(jnp.eye(1), jnp.ones(1), 1.0)
     target = ppl.posterior(two_modes.prior(path=PATH), likelihood)
     truth = two_modes.TILTS["reward"][2]
-    normalised = truth._replace(log_z=truth.log_z - np.log(2 * np.pi) / 2)
-    assert np.all(scores(target, normalised) < LIMIT)
+    normalized = truth._replace(log_z=truth.log_z - np.log(2 * np.pi) / 2)
+    assert np.all(scores(target, normalized) < LIMIT)
 
 
 # The twist --------------------------------------------------------------------------------------
