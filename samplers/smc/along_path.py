@@ -185,7 +185,8 @@ class AlongPath(ParticleSampler):
         """Weigh for the next temperature, resample where needed, tune, move.
 
         Without ``num_moves`` they are counted, up to ``most``: anew whenever the inverse
-        temperature has doubled, by going on while they pay; in between, those that paid are made.
+        temperature is `RECOUNT` times that of the last count, by going on while they pay; in
+        between, those that paid are made.
         """
         counts = (num_moves is None) & (next_b >= RECOUNT * state.counted_at)
         fewest = jnp.where(counts, 1, state.enough) if num_moves is None else num_moves
