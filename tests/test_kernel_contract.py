@@ -55,6 +55,7 @@ OTHER_TARGETS = {
     "Gibbs",
     "IndependenceMetropolis",
     "MCGDiff",
+    "MaskedDiffusion",
     "NestedSampling",
     "ParallelTempering",
     "PiGDM",
@@ -74,7 +75,7 @@ OTHER_TARGETS = {
 CLASSES = {row.name: getattr(samplers, row.name) for row in samplers.table()}
 STATE_SPACE = {name for name, cls in CLASSES.items() if "state_space" in cls.needs}
 OTHER_TARGETS |= STATE_SPACE
-OTHER_TARGETS |= {name for name, cls in CLASSES.items() if "denoise" in cls.needs}
+OTHER_TARGETS |= {name for name, cls in CLASSES.items() if cls.needs & {"denoise", "unmask"}}
 
 
 def of_kind(kind: type) -> list[str]:

@@ -103,7 +103,7 @@ def _diffusion(value: Any) -> Any:
     number = np.asarray(value)
     if number.shape != () or number.dtype.kind not in "iuf" or not 0 <= number < np.inf:
         raise ValueError(
-            "diffusion is a number that is not negative, or a function of the time from 0 to 1; "
+            "diffusion must be a number of at least 0, or a function of the time from 0 to 1; "
             f"got {value!r}"
         )
     return jnp.asarray(value, float)

@@ -242,8 +242,8 @@ def temper(key, particles, log_weights):
     ratios = Path(REWARDED).log_ratios(particles)
     population = fk.begin((particles, ratios), log_weights)
     arrays = eqx.filter(sampler.move, eqx.is_array)
-    zero = jnp.zeros(())
-    state = PathState(population, jnp.float32(0.3), jnp.int32(0), arrays, zero)
+    begun = jnp.float32(0.3), jnp.int32(0), arrays, jnp.zeros(())
+    state = PathState(population, *begun, enough=jnp.int32(1), counted_at=jnp.zeros(()))
     state, _ = sampler.advance(key, REWARDED, state, jnp.float32(0.8), fk.Resampler(0.7), 2, 2)
     return state.population._replace(particles=state.population.particles[0])
 

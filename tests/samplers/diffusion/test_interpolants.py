@@ -160,7 +160,9 @@ def test_draws_count_their_evaluations_and_the_loss_falls(trained):
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"diffusion is a number that is not negative, or a func"):
+    with pytest.raises(
+        ValueError, match=r"diffusion must be a number of at least 0, or a func"
+    ):
         StochasticInterpolant(diffusion=-1.0)
     fit = lambda target, **options: ppl.sample(StochasticInterpolant(**options), target)
     with pytest.raises(ppl.TargetError, match="the data must be floating"):
