@@ -38,6 +38,7 @@ def test_broken_twins_are_not(table):
     assert shifted["mean error"] > 1.5
 
 
+@pytest.mark.slow
 def test_a_sampler_takes_part_by_its_name(case):
     two = case._replace(
         targets=case.targets[:2], **{

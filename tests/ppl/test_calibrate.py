@@ -369,6 +369,7 @@ def test_samplers_that_are_no_chains_compile_once_for_all_simulations(compilatio
     assert count.compilations == 0
 
 
+@pytest.mark.slow
 def test_the_same_key_gives_the_same_ranks_and_another_one_others():
     first, again, other = (calibrated(num_simulations=20, rng_key=key).ranks for key in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
@@ -425,6 +426,7 @@ def test_an_interrupt_judges_what_is_complete(monkeypatch):
     assert "Interrupted: 100 of 200 simulations were run" in result.verdict
 
 
+@pytest.mark.slow
 def test_the_progress_bar_names_the_simulations(capsys):
     calibrated(num_simulations=60, progress=True)
     printed = capsys.readouterr().err

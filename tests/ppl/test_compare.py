@@ -76,6 +76,7 @@ def two_modes():
 # Ranking --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_langevin_beats_the_walk_on_a_gaussian(gaussian):
     found = gaussian.recommendation
     assert found.sampler == "MALA"

@@ -108,7 +108,7 @@ def test_halving_a_doubled_image_gives_it_back():
     np.testing.assert_allclose(_halved(x)[1, 0, 2], x[1, :2, 4:].mean(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["vector", "8x8"])
+@pytest.mark.parametrize("kind", ["vector", pytest.param("8x8", marks=pytest.mark.slow)])
 def test_a_network_learns_a_function_of_point_and_time(kind):
     """The squared error of a smooth function falls to a twentieth of what zero has."""
     network = made(kind)

@@ -143,6 +143,7 @@ def trained():
     return ppl.sample(sampler, target, num_samples=4000, progress=False)
 
 
+@pytest.mark.slow
 def test_networks_learn_the_law_and_one_training_serves_every_noise(trained):
     rows = np.asarray(data(), np.float64)
     others = trained.sampler.prior.with_diffusion(1.0).sample(random.key(1), 4000)
@@ -160,9 +161,7 @@ def test_draws_count_their_evaluations_and_the_loss_falls(trained):
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(
-        ValueError, match=r"diffusion must be a number of at least 0, or a func"
-    ):
+    with pytest.raises(ValueError, match=r"diffusion must be a number of at least 0, or a func"):
         StochasticInterpolant(diffusion=-1.0)
     fit = lambda target, **options: ppl.sample(StochasticInterpolant(**options), target)
     with pytest.raises(ppl.TargetError, match="the data must be floating"):

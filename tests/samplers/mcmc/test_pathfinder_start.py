@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import random
 
 import ppl
@@ -45,6 +46,7 @@ def test_the_driver_starts_chains_there():
     assert len(np.unique(draws["a"])) == 4
 
 
+@pytest.mark.slow
 def test_a_path_without_a_finite_draw_starts_where_it_ended():
     """Beyond 1 there is nothing: some draws of a Gaussian at the wall fall there."""
     target = ppl.from_log_density(

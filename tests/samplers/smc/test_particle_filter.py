@@ -166,6 +166,7 @@ def test_paths_are_smoothed_and_the_history_holds_the_filter_of_every_time(draws
         assert np.abs(t_scores(errors, 0.0)).max() < limit
 
 
+@pytest.mark.slow
 def test_the_driver_reports_evidence_evaluations_and_times(draws):
     assert draws["x"].shape == (64, 200, 10, 2)
     assert abs(draws.log_evidence.value - TRUTH.log_likelihood) < 4.9 * draws.log_evidence.std_error

@@ -204,6 +204,7 @@ def test_temperatures_fall_by_a_share_of_the_effective_sample_size(mixture):
     assert mixture.history["resampled"][0][:last].all()
 
 
+@pytest.mark.slow
 def test_moves_are_counted_anew_where_the_temperature_has_fallen_far(mixture):
     b, moves = mixture.history["inverse_temperature"][0], mixture.history["num_moves"][0]
     last = int(np.argmax(b == 1))

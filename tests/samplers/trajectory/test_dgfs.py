@@ -43,6 +43,7 @@ def test_the_flow_looks_ahead_from_the_reference_to_the_reward():
     np.testing.assert_allclose(scores.log_flow[0], 0.7, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_trains_by_subtrajectories_through_the_driver():
     assert isinstance(SMALL.objective, SubTrajectoryBalance)
     assert float(SMALL.objective.lam) == 2.0

@@ -70,6 +70,7 @@ def draws():
     return ppl.sample(SMALL, SOFT, num_samples=2048, progress=False)
 
 
+@pytest.mark.slow
 def test_it_trains_and_draws_through_the_driver(draws):
     assert np.isfinite(draws.history["loss"]).all()
     assert not draws.history["diverging"].any()

@@ -158,7 +158,11 @@ def test_draws_have_the_law_they_are_scored_by():
     np.testing.assert_allclose(law.log_density(noise), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("sampler", [samplers.Laplace(), samplers.Pathfinder()], ids=["L", "P"])
+@pytest.mark.parametrize(
+    "sampler",
+    [samplers.Laplace(), pytest.param(samplers.Pathfinder(), marks=pytest.mark.slow)],
+    ids=["L", "P"],
+)
 def test_weighted_draws_of_a_real_regression_agree_with_its_reference(sampler):
     """Kid scores of posteriordb, three parameters, one of them positive."""
     module, data, reference = load("kidiq-kidscore_momiq")
