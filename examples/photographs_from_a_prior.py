@@ -41,7 +41,8 @@ for sigma in (0.1, 0.25, 0.5):
         "shrinkage": mean + variance / (variance + sigma**2) * (noisy - mean),
     }
     errors = {name: np.sqrt(np.mean((x - crops) ** 2)) for name, x in guesses.items()}
-    print(f"noise {sigma}: root mean square error of", errors)
+    said = ", ".join(f"{name} {error:.3f}" for name, error in errors.items())
+    print(f"noise {sigma}: root mean square error of {said}")
 
 # %%
 # The same pixels in another order are no photograph: part of them the prior takes for noise.
