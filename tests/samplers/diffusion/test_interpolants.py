@@ -95,7 +95,7 @@ def test_a_wrong_score_a_wrong_velocity_and_noise_without_score_are_seen():
     linear = LinearInterpolant()
     broken = [
         law(linear, 0.5, pull=-1.0),
-        law(linear, 0.5, pull=0.8),
+        law(linear, 0.5, pull=0.9),
         law(linear, 0.0, slip=0.1),
     ]
     for prior in broken:
