@@ -1,7 +1,5 @@
 """`sample`: one driver for Markov, particle, direct and learned samplers."""
 
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
-from ppl import about, keys, population, sharding, start
+from ppl import about, door, keys, population, sharding, start
 from ppl.algebra import Stack, entry
 from ppl.checkpoint import Checkpoint, fingerprint
-from ppl.draws import Draws, Estimate, Run
+from ppl.draws import Draws, Run
 from ppl.energy import Energy, Position, Prior, TargetError
 from ppl.markov import Chains, Outcome, Plan, Tallies
 from ppl.precision import full_precision
+from ppl.progress import Bar
 from ppl.sampler import (
     DirectSampler,
     LearnedSampler,
@@ -106,17 +105,17 @@ def sample(
     (4, 1000, 2)
     """
     rng_key = keys.as_key(rng_key)
-    sampler = _fit(sampler, target)
-    _check_thin(sampler, thin)
+    sampler = door.fit(sampler, target)
+    door.check_thin(sampler, thin)
     match sampler:
         case MarkovKernel():
             plan = Plan(
-                _at_least(1, "num_samples", num_samples, SAMPLES),
-                _at_least(1, "num_chains", num_chains, sampler.usual_chains),
-                _at_least(0, "num_warmup", num_warmup, WARMUP),
+                door.at_least(1, "num_samples", num_samples, SAMPLES),
+                door.at_least(1, "num_chains", num_chains, sampler.usual_chains),
+                door.at_least(0, "num_warmup", num_warmup, WARMUP),
                 thin,
             )
-            _check_chains(sampler, plan)
+            door.check_chains(sampler, plan)
             return _sample_markov(
                 sampler, target, rng_key, plan, init, progress, checkpoint, mesh, until
             )
@@ -172,8 +171,8 @@ def sample_batch(
         raise TargetError(
             f"sample_batch takes ppl.stack([target, ...]); got {type(targets).__name__}"
         )
-    sampler = _fit(sampler, targets[0])
-    _check_thin(sampler, thin)
+    sampler = door.fit(sampler, targets[0])
+    door.check_thin(sampler, thin)
     if not isinstance(sampler, MarkovKernel):
         return _one_by_one(
             sampler, targets, rng_key, progress, checkpoint,
@@ -181,12 +180,12 @@ def sample_batch(
              "init": init},
         )  # fmt: skip
     plan = Plan(
-        _at_least(1, "num_samples", num_samples, SAMPLES),
-        _at_least(1, "num_chains", num_chains, sampler.usual_chains),
-        _at_least(0, "num_warmup", num_warmup, WARMUP),
+        door.at_least(1, "num_samples", num_samples, SAMPLES),
+        door.at_least(1, "num_chains", num_chains, sampler.usual_chains),
+        door.at_least(0, "num_warmup", num_warmup, WARMUP),
         thin,
     )
-    _check_chains(sampler, plan)
+    door.check_chains(sampler, plan)
     started, compiled = about.now(), about.CompileClock.read()
     one = None if init is None else start.given(init, targets.stacked.template, plan.num_chains)
     sampler.check_start(targets[0], one)
@@ -197,7 +196,7 @@ def sample_batch(
     )
     store = _open(checkpoint, sampler, targets, rng_key, plan, started)
     label = progress if isinstance(progress, str) else type(sampler).__name__
-    with _Bar(plan.num_warmup + plan.num_samples * thin, label, progress) as bar:
+    with Bar(plan.num_warmup + plan.num_samples * thin, label, progress) as bar:
         outcome = run.run(checkpoint=store, progress=bar.markov)
     _note_compile_time(outcome.tallies, compiled)
     result = []
@@ -227,7 +226,7 @@ def _one_by_one(
 ) -> list[Draws]:
     result: list[Draws] = []
     label = progress if isinstance(progress, str) else f"{type(sampler).__name__}, targets"
-    with _Bar(len(targets), label, progress) as bar:
+    with Bar(len(targets), label, progress) as bar:
         for i in range(len(targets)):
             here = None if checkpoint is None else Path(checkpoint) / f"target-{i:05d}"
             key = random.fold_in(rng_key, i)
@@ -269,7 +268,7 @@ def _sample_markov(
         assert until is not None
         return bool(until(_draws_of(run.so_far(), kernel, target, rng_key, plan, started)))
 
-    with _Bar(
+    with Bar(
         plan.num_warmup + plan.num_samples * plan.thin, type(kernel).__name__, progress
     ) as bar:
         outcome = run.run(
@@ -400,17 +399,17 @@ def _sample_population(
     for option, value in refused.items():
         if value is not None:
             raise ValueError(f"{name} is no Markov kernel: it takes no {option}= (got {value!r})")
-    runs = _at_least(1, "num_chains", num_chains, 1)
+    runs = door.at_least(1, "num_chains", num_chains, 1)
     particle = isinstance(sampler, ParticleSampler)
     if particle and num_samples is not None:
         raise ValueError(
             f"{name}'s draws are its particles: it takes no num_samples= (got {num_samples}). "
             "Write num_particles= in the sampler, and num_chains= for independent runs."
         )
-    wanted = 0 if particle else _at_least(1, "num_samples", num_samples, SAMPLES)
+    wanted = 0 if particle else door.at_least(1, "num_samples", num_samples, SAMPLES)
     plan = Plan(wanted, runs, 0, 1)
     started, compiled = about.now(), about.CompileClock.read()
-    kind = _kind(sampler)
+    kind = door.kind(sampler)
 
     def draws_of(drawn: population.Drawn) -> Draws:
         run = Run(
@@ -430,14 +429,14 @@ def _sample_population(
             stats={},
             run=run,
             log_weights=drawn.log_weights,
-            log_evidence=_evidence(drawn),
+            log_evidence=drawn.log_evidence,
             num_evaluations=_total(drawn.tallies),
             history=drawn.history,
         )
 
     if isinstance(sampler, ParticleSampler):
         store = _open(checkpoint, sampler, target, rng_key, plan, started)
-        with _Bar(None, name, progress) as bar:
+        with Bar(None, name, progress) as bar:
             drawn = population.run_particles(
                 sampler, target, rng_key, runs, checkpoint=store, progress=bar.history
             )
@@ -451,7 +450,7 @@ def _sample_population(
             return opened
 
         total = runs * (sampler.num_updates + wanted)
-        with _Bar(total, name, progress) as bar:
+        with Bar(total, name, progress) as bar:
             drawn = population.run_learned(
                 sampler, target, rng_key, runs, wanted,
                 checkpoint=None if checkpoint is None else store_of, progress=bar.history,
@@ -464,96 +463,12 @@ def _sample_population(
                 f"{name} draws independently and keeps no state: it takes no checkpoint=; "
                 "draw again with the same key, or draws.save(path)"
             )
-        with _Bar(runs * wanted, name, progress) as bar:
+        with Bar(runs * wanted, name, progress) as bar:
             drawn = population.run_direct(
                 sampler, target, rng_key, runs, wanted, progress=bar.history
             )
     _note_compile_time(drawn.tallies, compiled)
     return draws_of(drawn)
-
-
-def _evidence(drawn: population.Drawn) -> Estimate | None:
-    """Evidence of independent runs together, or of one run with its own error where it has one."""
-    if drawn.log_evidences is None:
-        return None
-    from ppl import weights
-
-    # Weights of direct and learned samplers say what a single run knows of its own error.
-    if drawn.log_weights is not None and isinstance(drawn.sampler, DirectSampler):
-        return weights.evidence_estimate(drawn.log_weights, drawn.sampler.draws_together)
-    errors = drawn.log_evidence_errors or [None] * len(drawn.log_evidences)
-    values = map(float, drawn.log_evidences)
-    found = weights.evidence_of_runs([Estimate(*run) for run in zip(values, errors, strict=True)])
-    if drawn.log_evidences_given is None:
-        return found
-    lower, upper = np.mean(drawn.log_evidences), np.mean(drawn.log_evidences_given)
-    return found._replace(lower=float(lower), upper=float(upper))
-
-
-# The door -------------------------------------------------------------------------------------
-
-
-def _fit(sampler: Any, target: Any) -> Any:
-    """Refuse what cannot work, before anything is compiled; resolve what is left open."""
-    if isinstance(sampler, type) and issubclass(sampler, Sampler):
-        raise TypeError(f"pass an instance: {sampler.__name__}() instead of {sampler.__name__}")
-    if isinstance(sampler, Energy) and isinstance(target, Sampler):
-        raise TypeError("the sampler comes first: ppl.sample(sampler, target)")
-    if not isinstance(sampler, Sampler):
-        raise TypeError(f"{type(sampler).__name__} is no sampler; pass one such as samplers.NUTS()")
-    if isinstance(target, Stack):
-        raise TargetError("this is a stack of targets; call ppl.sample_batch")
-    offers = getattr(target, "offers", None)
-    if offers is None:
-        raise TargetError(
-            f"{type(target).__name__} is no target; make one with ppl.from_numpyro(model, ...), "
-            "ppl.from_log_density(fn, template) or ppl.from_distribution(distribution)"
-        )
-    for capability in sorted(sampler.needs - offers):
-        raise TargetError(
-            f"{type(sampler).__name__} needs {capability!r}: {target.refuse(capability)}"
-        )
-    sampler.check(target)
-    return sampler.resolve(target)
-
-
-KINDS = {
-    MarkovKernel: "markov",
-    ParticleSampler: "particle",
-    LearnedSampler: "learned",
-    DirectSampler: "direct",
-}
-
-
-def _kind(sampler: Sampler) -> str:
-    for contract, kind in KINDS.items():
-        if isinstance(sampler, contract):
-            return kind
-    raise TypeError(f"{type(sampler).__name__} fulfils none of the four contracts of ppl.sampler")
-
-
-def _check_chains(kernel: MarkovKernel, plan: Plan) -> None:
-    if plan.num_warmup and plan.num_chains < kernel.fewest_chains:
-        name = type(kernel).__name__
-        raise ValueError(
-            f"{name} tunes itself on many chains side by side and needs {kernel.fewest_chains} of "
-            f"them at least; got num_chains={plan.num_chains}. Write num_chains="
-            f"{kernel.usual_chains}, or use samplers.NUTS() for a few chains. (A {name} that is "
-            "tuned already runs on any number with num_warmup=0.)"
-        )
-
-
-def _at_least(minimum: int, name: str, value: Any, default: int) -> int:
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
-        raise ValueError(f"{name} must be an integer, at least {minimum}; got {value!r}")
-    return int(value)
-
-
-def _check_thin(sampler: Sampler, thin: Any) -> None:
-    if _at_least(1, "thin", thin, 1) > 1 and not isinstance(sampler, MarkovKernel):
-        raise ValueError(f"{type(sampler).__name__} draws independently: thin={thin} has no use")
 
 
 def _open(
@@ -568,49 +483,6 @@ def _open(
         return None
     sizes = {"num_chains": plan.num_chains, "num_warmup": plan.num_warmup, "thin": plan.thin}
     representative = target.stacked if isinstance(target, Stack) else target
-    run = _description(sampler, sampler, _kind(sampler), representative, rng_key, plan)
+    run = _description(sampler, sampler, door.kind(sampler), representative, rng_key, plan)
     run |= {"started": started, "versions": about.versions() | {"device": about.device()}}
     return Checkpoint(path, fingerprint(sampler, target, rng_key, sizes), {"run": run})
-
-
-class _Bar:
-    """A tqdm bar with one update a chunk; silent when off."""
-
-    def __init__(self, total: int | None, name: str, on: Any):
-        self.bar = None
-        if on:
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, desc=name, file=sys.stderr, mininterval=0.05)
-        self.began = time.perf_counter()
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def markov(self, steps: int, run: Chains) -> None:
-        """Steps taken, the phase, and what a user watches for."""
-        if self.bar is None:
-            return
-        warm = run.t < run.plan.num_warmup
-        notes = {"phase": "warm-up" if warm else "sampling"}
-        step_size = getattr(run.state.kernel, "step_size", None)
-        if step_size is not None:
-            notes["step size"] = f"{float(np.mean(np.asarray(step_size))):.3g}"
-        if not warm:
-            notes["divergences"] = str(run.tallies.divergences)
-        self.bar.set_postfix(notes, refresh=False)
-        self.bar.update(steps)
-
-    def history(self, steps: int, infos: PyTree) -> None:
-        """Steps taken and the latest infos (means over runs)."""
-        if self.bar is None:
-            return
-        scalars = {n: float(np.mean(x)) for n, x in infos.items() if np.ndim(x) <= 1}
-        self.bar.set_postfix(
-            {n: f"{x:.4g}" for n, x in scalars.items() if n != "arrived"}, refresh=False
-        )
-        self.bar.update(steps)

@@ -12,9 +12,10 @@ import numpy as np
 from jax import random
 from jaxtyping import PRNGKeyArray, PyTree
 
-from ppl import chunks, keys
+from ppl import chunks, keys, weights
 from ppl.checkpoint import Checkpoint
 from ppl.chunks import LearnedProgram, ParticleProgram
+from ppl.draws import Estimate
 from ppl.energy import Energy
 from ppl.keys import Keys
 from ppl.markov import Pace, Rows, Tallies, next_check
@@ -38,6 +39,22 @@ class Drawn:
     notes: list[str] = field(default_factory=list)
     log_evidence_errors: list[float | None] = field(default_factory=list)  # one a run
     log_evidences_given: np.ndarray | None = None  # an exact draw each; one a run, or None
+
+    @property
+    def log_evidence(self) -> Estimate | None:
+        """Of independent runs together, or of one run with its own error where it has one."""
+        if self.log_evidences is None:
+            return None
+        # Weights of direct and learned samplers say what a single run knows of its own error.
+        if self.log_weights is not None and isinstance(self.sampler, DirectSampler):
+            return weights.evidence_estimate(self.log_weights, self.sampler.draws_together)
+        errors = self.log_evidence_errors or [None] * len(self.log_evidences)
+        runs = zip(map(float, self.log_evidences), errors, strict=True)
+        found = weights.evidence_of_runs([Estimate(*run) for run in runs])
+        if self.log_evidences_given is None:
+            return found
+        lower, upper = np.mean(self.log_evidences), np.mean(self.log_evidences_given)
+        return found._replace(lower=float(lower), upper=float(upper))
 
 
 type Progress = Callable[[int, dict[str, Any]], None]

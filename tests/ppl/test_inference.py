@@ -13,8 +13,8 @@ from jax import random
 
 import ppl
 from ppl import markov
+from ppl.door import at_least, fit
 from ppl.energy import TargetError
-from ppl.inference import _at_least, _fit
 from samplers.direct import ExactDraws
 from samplers.mcmc.random_walk import RandomWalk
 from samplers.smc.importance import ImportanceSampling
@@ -392,15 +392,15 @@ def test_sizes_and_keys_that_make_no_sense_are_refused(options, message):
 
 def test_what_is_no_sampler_or_no_target_is_refused():
     with pytest.raises(TypeError, match=r"RandomWalk\(\) instead of RandomWalk"):
-        _fit(RandomWalk, gaussian())
+        fit(RandomWalk, gaussian())
     with pytest.raises(TypeError, match="sampler comes first"):
-        _fit(gaussian(), RandomWalk())
+        fit(gaussian(), RandomWalk())
     with pytest.raises(TargetError, match="from_distribution"):
         run(target=dist.Normal(0, 1))
     with pytest.raises(TypeError, match="no sampler"):
-        _fit("NUTS", gaussian())
+        fit("NUTS", gaussian())
     with pytest.raises(ValueError, match="num_samples must be an integer, at least 1; got 2.5"):
-        _at_least(1, "num_samples", 2.5, 1000)
+        at_least(1, "num_samples", 2.5, 1000)
 
 
 def test_a_target_without_what_the_sampler_needs_is_refused_before_compilation(compilations):

@@ -18,7 +18,6 @@ import samplers
 from agreement import t_limit, t_scores
 from kalman import TURNING, guided, guided_initial, kalman, simulated, state_space
 from ppl.diagnostics import log_evidence_bounds
-from ppl.inference import _evidence
 from ppl.markov import Tallies
 from ppl.population import Drawn
 from ppl.sampler import Trained
@@ -228,7 +227,7 @@ def test_a_run_on_a_target_that_draws_from_itself_has_bounds():
 def test_bounds_are_the_means_of_free_runs_and_of_runs_given_exact_draws():
     runs = {"log_evidences": np.array([-1.0, -2.0]), "log_evidences_given": np.array([0.5, 1.0])}
     drawn = Drawn({}, None, sampler=tempered(4), history={}, tallies=Tallies(), **runs)
-    estimate = _evidence(drawn)
+    estimate = drawn.log_evidence
     assert (estimate.lower, estimate.upper) == (-1.5, 0.75)
     assert estimate.value == pytest.approx(np.log((np.exp(-1) + np.exp(-2)) / 2))
 
