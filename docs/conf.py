@@ -4,11 +4,13 @@ Examples are executed by the build; the table of methods and a page for every sa
 from the classes (`docs/_ext/methods.py`); everything else is prose in this folder.
 """
 
+import os
 import sys
 from importlib import metadata
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+os.environ["TQDM_DISABLE"] = "1"  # a page is no terminal: no progress bars
 
 project = "ppl"
 author = "The ppl authors"

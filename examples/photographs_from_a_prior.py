@@ -22,8 +22,8 @@ from models.inverse.images import photograph
 
 smoke = os.environ.get("SMOKE") == "1"
 prior = samplers.crops_prior()
-solver = samplers.DiffusionSampler(samplers.DPMSolverPP(order=2), num_steps=5 if smoke else 20)
-draws = ppl.sample(solver, prior, num_samples=12, progress=False)["x"][0]
+solver = samplers.DiffusionSampler(samplers.DPMSolverPP(order=2), num_steps=5 if smoke else 16)
+draws = ppl.sample(solver, prior, num_samples=6, progress=False)["x"][0]
 
 # %%
 # Four crops of a photograph, with three amounts of noise; and beside the expectation of the prior
@@ -54,7 +54,7 @@ print(f"contrast kept: {kept[0]:.2f} (expected: 1), of pixels at random {kept[1]
 # %%
 # Draws; crops, noisy and denoised.
 
-figure, axes = plt.subplots(4, 6, figsize=(7, 4.8), layout="constrained")
+figure, axes = plt.subplots(3, 6, figsize=(7, 3.6), layout="constrained")
 noisy = crops + 0.25 * noise
 rows = [*draws, *crops, *noisy, *denoise(noisy, 0.25)]
 for axis, shown in zip(axes.ravel(), rows, strict=True):

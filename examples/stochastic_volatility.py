@@ -10,7 +10,7 @@ at once, or particles for the days and a random walk for the three.
 
 # %%
 # The model ships with the library: as a NumPyro program, and as a state-space model whose path is
-# the log-variance. A hundred and thirty days are enough here.
+# the log-variance. A hundred days are enough here.
 
 import os
 from pathlib import Path
@@ -23,15 +23,15 @@ import samplers
 from models.programs import stochastic_volatility as sv
 
 smoke = os.environ.get("SMOKE") == "1"
-days = slice(150, 280)
+days = slice(150, 250)
 returns = sv.data()["returns"][days]
 
 # %%
-# With gradients: NUTS on the NumPyro program, 133 dimensions.
+# With gradients: NUTS on the NumPyro program, 103 dimensions.
 
 program = ppl.from_numpyro(sv.model, returns)
 chains = ppl.sample(
-    samplers.NUTS(target_acceptance=0.95), program, num_samples=100 if smoke else 2000,
+    samplers.NUTS(target_acceptance=0.95), program, num_samples=100 if smoke else 1000,
     num_warmup=50 if smoke else 1000, progress=False,
 )  # fmt: skip
 
@@ -42,7 +42,7 @@ chains = ppl.sample(
 
 target = ppl.StateSpacePosterior(sv.parameters, sv.state_space, returns)
 particles = ppl.sample(
-    samplers.ParticleMetropolis(num_particles=40), target, num_samples=200 if smoke else 5000,
+    samplers.ParticleMetropolis(num_particles=40), target, num_samples=200 if smoke else 4000,
     num_warmup=100 if smoke else 1000, progress=False,
 )  # fmt: skip
 print(f"proposals taken: {particles.stats['is_accepted'].mean():.2f}")

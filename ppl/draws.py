@@ -23,6 +23,14 @@ from ppl.precision import full_precision
 from ppl.template import named
 from ppl.weights import Estimate
 
+PHASES = {  # of a run, with their names
+    "start": "start",
+    "warmup": "warm-up",
+    "train": "training",
+    "sample": "sampling",
+    "bound": "bounds of log Z",
+}
+
 
 @dataclass
 class Run:
@@ -42,8 +50,7 @@ class Run:
     rng_key
         ``{"data": [...], "impl": "threefry2x32"}``.
     seconds
-        Wall times: ``"start"``, ``"warmup"``, ``"train"``, ``"sample"``; ``"compile"``, where
-        known, is part of these.
+        Wall times of the `PHASES`; ``"compile"``, where known, is part of these.
     evaluations
         (log-density, gradient) evaluations by phase; they add up to ``draws.num_evaluations``.
     stopped
@@ -71,6 +78,11 @@ class Run:
     versions: dict[str, str] = field(default_factory=dict)
     started: str = ""
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Of all phases, compilation included."""
+        return float(sum(self.seconds.get(phase, 0.0) for phase in PHASES))
 
     def to_json(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and numbers."""
@@ -241,9 +253,9 @@ class Draws:
                 f"  log evidence {value:.2f}" + ("" if error is None else f" +- {error:.2f}")
             )
         density, gradient = self.num_evaluations
-        seconds = sum(run.seconds.get(phase, 0.0) for phase in PHASES)
         lines.append(
-            f"  {density:,} log-density and {gradient:,} gradient evaluations in {seconds:.2f} s"
+            f"  {density:,} log-density and {gradient:,} gradient evaluations "
+            f"in {run.wall_seconds:.2f} s"
             + ("" if run.stopped in ("complete", "done") else f"; stopped: {run.stopped}")
         )
         lines += [f"  note: {note}" for note in run.notes]
@@ -451,9 +463,6 @@ class Draws:
         from ppl.datatree import write
 
         write(self, Path(path))
-
-
-PHASES = ("start", "warmup", "train", "sample")
 
 
 def load(path: str | Path) -> Draws:

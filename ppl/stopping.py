@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppl.diagnostics.rhat_ess import MIN_DRAWS, ess_bulk, ess_tail, rhat
-from ppl.draws import PHASES, Draws
+from ppl.draws import Draws
 
 
 def converged(r_hat: float | int = 1.01, ess: float | int = 400) -> Callable[[Draws], bool]:
@@ -69,7 +69,7 @@ class Elapsed:
     seconds: float | int
 
     def __call__(self, draws: Draws) -> bool:
-        return sum(draws.run.seconds.get(phase, 0.0) for phase in PHASES) >= self.seconds
+        return draws.run.wall_seconds >= self.seconds
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from jax import random
 from jaxtyping import PRNGKeyArray
 
 from ppl import about, weights
-from ppl.draws import PHASES, Draws
+from ppl.draws import Draws
 from ppl.energy import Energy
 from ppl.inference import WARMUP, sample
 from ppl.sampler import LearnedSampler, MarkovKernel, ParticleSampler, Sampler
@@ -138,8 +138,7 @@ class Contestant:
         failure = "" if finite else "every draw is NaN or infinite"
         seconds = clock.running
         if isinstance(self.sampler, MarkovKernel):  # without those of draws that were cut off
-            phases = sum(draws.run.seconds.get(phase, 0.0) for phase in PHASES)
-            seconds = max(phases - clock.compiling, 0.0)
+            seconds = max(draws.run.wall_seconds - clock.compiling, 0.0)
         kept = draws if finite else None
         return Trial(kept, spent, seconds, clock.compiling, failure, tuple(notes))
 

@@ -6,7 +6,6 @@ from itertools import combinations
 import numpy as np
 
 from ppl.diagnostics.findings import RHAT_GOOD
-from ppl.draws import PHASES
 from ppl.report import plots
 from ppl.report.blocks import (
     Cell,
@@ -44,6 +43,7 @@ def overview(subjects: Sequence[Subject]) -> Section:
         "k-hat",
         "evaluations",
         "time",
+        "compilation",
         "ESS per 1,000",
         "ESS per second",
         "log evidence",
@@ -53,7 +53,8 @@ def overview(subjects: Sequence[Subject]) -> Section:
     caption = (
         "R-hat, ESS and k-hat are those of the worst parameter. Evaluations are those of the log "
         "density or of its gradient, whichever were more. ESS per 1,000 evaluations and per second "
-        "count everything that was spent: warm-up, training and compilation included."
+        "count warm-up and training; time and ESS per second leave out compilation, which is paid "
+        "once for all data of a shape."
     )
     table = Table(
         [head[i] for i in kept],
@@ -69,8 +70,9 @@ def _row(subject: Subject) -> list[Cell]:
     r_hat = _extreme(subject, np.nanmax, "r_hat")
     ess = _extreme(subject, np.nanmin, "ess_bulk", "ess_tail", "ess")
     k_hat = _extreme(subject, np.nanmax, "khat")
-    time = float(sum(run.seconds.get(phase, 0.0) for phase in PHASES))
     spent = max(draws.num_evaluations)
+    compiling = run.seconds.get("compile", 0.0)
+    time = max(run.wall_seconds - compiling, 0.0)
     return [
         Cell(subject.name, link=f"#{subject.prefix}verdict"),
         Cell(VERDICTS[subject.verdict.status], subject.level),
@@ -80,6 +82,7 @@ def _row(subject: Subject) -> list[Cell]:
         Cell(number(k_hat, 2), "bad" if k_hat >= subject.khat_limit else ""),
         Cell(count(spent)),
         Cell(seconds(time)),
+        Cell(seconds(compiling) if compiling else "–"),
         Cell(number(1000 * ess / spent) if spent else "–"),
         Cell(number(ess / time) if time else "–"),
         Cell(subject.evidence or "–"),

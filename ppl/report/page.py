@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ppl.draws import PHASES, Draws
+from ppl.draws import Draws
 from ppl.precision import full_precision
 from ppl.same_target import require_same_target
 
@@ -126,17 +126,14 @@ def key_facts(subject: Any) -> list[tuple[str, str]]:
 
     draws, run = subject.draws, subject.draws.run
     density, gradient = draws.num_evaluations
-    times = [
-        f"{word} {seconds(run.seconds[phase])}"
-        for phase, word in (("warmup", "warm-up"), ("train", "training"), ("sample", "sampling"))
-        if phase in run.seconds
-    ]
-    total = float(sum(run.seconds.get(phase, 0.0) for phase in PHASES))
+    time = seconds(run.wall_seconds)
+    if run.seconds.get("compile"):
+        time += f", {seconds(run.seconds['compile'])} of it compilation"
     rows = [
         ("Sampler", f"{run.sampler_name}, {run.exactness}"),
         ("Draws", f"{plural(draws.num_chains, subject.unit)} × {draws.num_samples:,}"),
         ("Evaluations", f"{density:,} densities, {gradient:,} gradients"),
-        ("Time", seconds(total) + (f" ({', '.join(times)})" if times else "")),
+        ("Time", time),
     ]
     if "device" in run.versions:
         rows.append(("Device", run.versions["device"]))

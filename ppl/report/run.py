@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ppl.draws import PHASES
 from ppl.report.blocks import (
     Cell,
     Code,
@@ -22,26 +23,27 @@ from ppl.report.subject import Subject
 def cost(subject: Subject) -> Section:
     """Evaluations and wall times by phase."""
     run = subject.draws.run
-    names = {"start": "start", "warmup": "warm-up", "sample": "sampling"}
-    phases = [p for p in names if p in run.evaluations or p in run.seconds]
     rows = []
-    for phase in phases:
-        density, gradient = run.evaluations.get(phase, [0, 0])
-        time = run.seconds.get(phase)
-        rows.append(_cost_row(names[phase], density, gradient, time))
+    for phase, name in PHASES.items():
+        if phase in run.evaluations or phase in run.seconds:
+            density, gradient = run.evaluations.get(phase, [0, 0])
+            rows.append(_cost_row(name, density, gradient, run.seconds.get(phase)))
     density, gradient = subject.draws.num_evaluations
-    total = float(sum(run.seconds.get(phase, 0.0) for phase in phases))
-    rows.append(_cost_row("all", density, gradient, total))
+    rows.append(_cost_row("all", density, gradient, run.wall_seconds))
     caption = "Evaluations of the log density and of its gradient, and wall times."
-    if "compile" in run.seconds:
-        caption += f" Compilation took {seconds(run.seconds['compile'])} of the time."
+    compiling = run.seconds.get("compile", 0.0)
+    if compiling:
+        caption += f" Compilation took {seconds(compiling)} of the time."
     least = np.fmin(subject.column("ess_bulk"), subject.column("ess_tail"))
     least = least[np.isfinite(least)] if not subject.is_empty else np.zeros(0)
     spent = max(density, gradient)
-    if len(least) and spent and total:
+    running = run.wall_seconds - compiling
+    if len(least) and spent and running > 0:
         caption += (
             f" That is {number(1000 * least.min() / spent)} effective draws per 1,000 evaluations "
-            f"and {number(least.min() / total)} per second, for the parameter with the fewest."
+            f"and {number(least.min() / running)} per second"
+            + (", compilation apart" if compiling else "")
+            + ", for the parameter with the fewest."
         )
     if run.warmup_divergences:
         caption += f" Warm-up had {plural(run.warmup_divergences, 'divergence')}, which is usual."

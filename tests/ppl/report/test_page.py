@@ -99,6 +99,24 @@ def test_key_facts_are_there(good, tmp_path):
         assert fact in text
 
 
+def test_the_cost_has_all_phases_and_speed_leaves_out_compilation(generator, tmp_path):
+    spent = {"train": 6.0, "sample": 2.0, "compile": 4.0}
+    draws = make_draws(
+        {"x": generator.normal(size=(4, 500))},
+        run={"seconds": spent, "evaluations": {"train": [0, 900], "sample": [0, 100]}},
+    )
+    assert draws.run.wall_seconds == 8
+    text = read(draws, tmp_path).text
+    for fact in (
+        "training 0 900 6.00 s",
+        "sampling 0 100 2.00 s",
+        "8.00 s, 4.00 s of it compilation",
+    ):
+        assert fact in text
+    least = min(draws.summary()[["ess_bulk", "ess_tail"]].min())
+    assert f"{number(least / 4)} per second, compilation apart" in text
+
+
 def test_page_tells_how_to_repeat_the_run(good, tmp_path):
     text = read(good, tmp_path).text
     key = 'jax.random.wrap_key_data(jnp.array([0, 7], "uint32"), impl="threefry2x32")'
