@@ -2,10 +2,11 @@
 
     D' = D'(z, y),     x' = one step of a solver with D' in place of D
 
-The loop over levels is that of `samplers.diffusion.integrate`; a method is its `Guide`, written for
-a single point in the coordinates of `samplers.diffusion.inverse.problem`. Where a method moves the
-point after the step instead, the move is one of the denoised value, divided by its weight in the
-step: that takes a solver whose step uses one value only.
+The data are in the moves, and log G = 0: a Feynman-Kac model whose moves are the rows of the
+solver's table (`samplers.diffusion.integrate`). A method is its `Guide`, written for a single point
+in the coordinates of `samplers.diffusion.inverse.problem`. Where a method moves the point after the
+step instead, the move is one of the denoised value, divided by its weight in the step: that takes a
+solver whose step uses one value only.
 """
 
 from abc import abstractmethod
@@ -17,19 +18,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import random
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ppl.energy import Energy, Position
 from ppl.sampler import DirectSampler, Exactness, size
-from samplers.diffusion.integrate import integrate
+from samplers.diffusion import integrate
 from samplers.diffusion.inverse.problem import Problem, require_prior
+from samplers.diffusion.paths import Level
 from samplers.diffusion.rules import Rule
 from samplers.diffusion.sampler import Silent
 from samplers.diffusion.schedules import EDMSchedule
 from samplers.diffusion.solvers.ddim import DDPM, contract
 from samplers.diffusion.solvers.solver import Solver
-from samplers.diffusion.tables import DENOISED, Grid, Table, Writer
+from samplers.diffusion.tables import DENOISED, Grid, Rows, Table, Writer
+from samplers.smc import feynman_kac as fk
 
 
 class Step(NamedTuple):
@@ -58,6 +60,34 @@ class Guide(Rule):
         step = Step(level.kappa, jnp.sqrt(variance) / alpha, taken / alpha)
         denoise = lambda z: denoiser(level.alpha * z, level)
         return self.guided(denoise, x / level.alpha, step), carry
+
+
+class GuidedModel(fk.FeynmanKac):
+    """The rows of a table under a rule, without potentials: each particle is a chain of its own."""
+
+    guide: Guide
+    grid: Level
+    rows: Rows
+
+    def start(self, rng_key: PRNGKeyArray, n: int) -> tuple[PyTree, Float[Array, " n"]]:
+        noise = self.guide.problem.prior.noise(rng_key, n)
+        x = jnp.asarray(self.grid.sigma[0], noise.dtype) * noise
+        state = integrate.start(x, self.rows)
+        return (state, jax.vmap(self.guide.init)(x)), jnp.zeros(n, x.dtype)
+
+    def advance(
+        self, rng_key: PRNGKeyArray, particles: PyTree, row: Rows
+    ) -> tuple[PyTree, Float[Array, " n"]]:
+        state, carry = particles
+        denoiser = self.guide.problem.prior.denoised
+        denoised, carry = integrate.denoise(denoiser, state.x, row, carry, self.guide)
+        state = integrate.advance(rng_key, state, denoised, row)
+        return (state, carry), jnp.zeros(len(state.x), state.x.dtype)
+
+    def positions(self, particles: PyTree) -> Position:
+        """Positions of particles that have arrived."""
+        z = particles[0].x / jnp.asarray(self.grid.alpha[-1], particles[0].x.dtype)
+        return jax.vmap(self.guide.problem.position)(z)
 
 
 class Guided(DirectSampler):
@@ -100,15 +130,11 @@ class Guided(DirectSampler):
 
     def draw(self, rng_key: PRNGKeyArray, target: Any, n: int) -> tuple[Position, None]:
         assert self.table is not None, "resolve(target) first, as ppl.sample does"
-        key_start, key_steps = random.split(rng_key)
         problem, (grid, rows) = Problem(target), self.table  # pyright: ignore[reportCallIssue]
-        noise = problem.prior.noise(key_start, n)
-        x = jnp.asarray(grid.sigma[0], noise.dtype) * noise
-        state, _, _ = integrate(
-            key_steps, problem.prior.denoised, x, rows, rule=self.guide(problem)
-        )
-        z = state.x / jnp.asarray(grid.alpha[-1], noise.dtype)
-        return jax.vmap(problem.position)(z), None
+        rows = integrate.cast(rows, problem.prior.point.dtype)
+        model = GuidedModel(guide=self.guide(problem), grid=grid, rows=rows)
+        run = fk.run(rng_key, model, rows, n, fk.Resampler(-1.0))
+        return model.positions(run.population.particles), None
 
     def evaluations(self, n: int) -> tuple[int, int]:
         assert self.table is not None, "resolve(target) first, as ppl.sample does"

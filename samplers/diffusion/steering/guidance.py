@@ -57,6 +57,8 @@ class Guidance(DirectSampler):
         See `samplers.diffusion.schedules`.
     num_steps
         Steps of the solver.
+    batch_size
+        Chains that run at the same time.
 
     Raises
     ------
@@ -73,6 +75,9 @@ class Guidance(DirectSampler):
     solver: Silent = eqx.field(static=True, converter=Silent, default_factory=ReverseSDE)
     schedule: Silent = eqx.field(static=True, converter=Silent, default_factory=EDMSchedule)
     num_steps: int = size("num_steps", default=100)
+    batch_size: int = size(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "batch_size", default=1024, kw_only=True
+    )
     table: Table | None = None
 
     def check(self, target: Energy) -> None:
