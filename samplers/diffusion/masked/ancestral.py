@@ -34,7 +34,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from ppl.energy import Energy
 from ppl.sampler import DirectSampler, Exactness, size
 from samplers.diffusion.masked.categorical import draw_tokens
-from samplers.diffusion.masked.process import all_masked, shape_of
+from samplers.diffusion.masked.process import all_masked, num_open, shape_of
 
 
 class MaskedAncestral(DirectSampler):
@@ -60,13 +60,13 @@ class MaskedAncestral(DirectSampler):
 
     num_steps: int = size("num_steps", default=1024)
     cached: bool = eqx.field(static=True, default=True)
-    length: int | None = eqx.field(static=True, default=None)  # `resolve` knows
+    length: int | None = eqx.field(static=True, default=None)  # to be revealed; `resolve` knows
 
     def check(self, target: Energy) -> None:
         shape_of(target, "MaskedAncestral")
 
     def resolve(self, target: Any) -> "MaskedAncestral":
-        return replace(self, length=jax.tree.leaves(target.template)[0].shape[0])
+        return replace(self, length=num_open(target))
 
     def draw(
         self, rng_key: PRNGKeyArray, target: Any, n: int

@@ -4,7 +4,7 @@
     i ~ any masked place,   x_i ~ p(x_i | the tokens that are not masked)
 
 Steps of the reverse process in which nothing happens are not taken [1]: it jumps from one reveal to
-the next, for ``length`` calls of ``unmask`` a draw, whatever the number of steps would have been.
+the next, for a call of ``unmask`` a token, whatever the number of steps would have been.
 The law is that of the process in continuous time: exact. Times drop out, since ``unmask`` does not
 look at them (see `samplers.diffusion.masked.process`).
 
@@ -29,7 +29,13 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from ppl.energy import Energy
 from ppl.sampler import DirectSampler, Exactness, size
-from samplers.diffusion.masked.process import all_masked, reveal, shape_of
+from samplers.diffusion.masked.process import (
+    all_masked,
+    num_open,
+    random_places,
+    reveal,
+    shape_of,
+)
 
 
 class _Claim:
@@ -60,7 +66,7 @@ class FirstHitting(DirectSampler):
     batch_size: ClassVar[int] = 256
 
     tokens_per_call: int = size("tokens_per_call", default=1)
-    length: int | None = eqx.field(static=True, default=None)  # `resolve` knows
+    length: int | None = eqx.field(static=True, default=None)  # to be revealed; `resolve` knows
 
     def check(self, target: Energy) -> None:
         length, _ = shape_of(target, "FirstHitting")
@@ -71,17 +77,19 @@ class FirstHitting(DirectSampler):
             )
 
     def resolve(self, target: Any) -> "FirstHitting":
-        return replace(self, length=jax.tree.leaves(target.template)[0].shape[0])
+        return replace(self, length=num_open(target))
 
     def draw(
         self, rng_key: PRNGKeyArray, target: Any, n: int
     ) -> tuple[Int[Array, "n length"], None]:
         key_order, key_tokens = random.split(rng_key)
-        blank, _ = all_masked(target, n)
+        blank, mask = all_masked(target, n)
         length, k = blank.shape[1], self.tokens_per_call
-        orders = jax.vmap(random.permutation, (0, None))(random.split(key_order, n), length)
-        calls = -(-length // k)
-        beyond = jnp.full((n, calls * k - length), length)  # the last call may have fewer
+        count = length if self.length is None else self.length
+        order = lambda key, tokens: random_places(key, tokens == mask, count)
+        orders = jax.vmap(order)(random.split(key_order, n), blank)
+        calls = -(-count // k)
+        beyond = jnp.full((n, calls * k - count), length)  # the last call may have fewer
         places = jnp.concatenate([orders, beyond], axis=1).reshape(n, calls, k)
 
         def call(tokens: Array, at: tuple[Array, Array]) -> tuple[Array, None]:

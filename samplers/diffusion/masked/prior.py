@@ -7,6 +7,10 @@ that of its own draws, tokens revealed one at a time in a random order, by `Firs
 be drawn from exactly, whatever the network is; its log-probabilities are sums over all orders, and
 `log_density_bound` estimates them from below.
 
+``prior.given(tokens)`` is its law where some tokens are known, for filling in the others: what is
+known counts as revealed first, the rest follows in a random order. Where the conditional laws are
+those of one joint law, this is its law given these tokens, exactly.
+
 References
 ----------
 .. [1] Ou et al., "Your absorbing discrete diffusion secretly models the conditional distributions
@@ -24,6 +28,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ppl.energy import Energy, TargetError
+from ppl.template import as_template, describe
 from ppl.weights import log_mean_exp
 from samplers.diffusion.masked.first_hitting import FirstHitting
 from samplers.diffusion.masked.orders import along_orders
@@ -53,6 +58,7 @@ class MaskedPrior(Energy):
     network: Callable[..., Any]
     length: int = eqx.field(static=True)
     num_tokens: int = eqx.field(static=True)
+    known: Int[Array, " length"] | None  # the mask where a place is open; None: all are
 
     def __init__(self, network: Any, length: Any, num_tokens: Any) -> None:
         for name, value in {"length": length, "num_tokens": num_tokens}.items():
@@ -61,6 +67,7 @@ class MaskedPrior(Energy):
         if not callable(network):
             raise TargetError(f"network must be a function of the tokens; got {network!r}")
         self.network, self.length, self.num_tokens = network, int(length), int(num_tokens)
+        self.known = None
         self._try_out()
 
     # What it is -----------------------------------------------------------------------------
@@ -83,11 +90,42 @@ class MaskedPrior(Energy):
             )
         return Energy.refuse(self, capability)
 
+    def given(self, tokens: Any) -> "MaskedPrior":
+        """The same law where some tokens are known, traced; others hold the mask, ``num_tokens``.
+
+        A draw of `FirstHitting` costs as many calls of the network as there are others.
+
+        Raises
+        ------
+        TargetError
+            For tokens of another length, and numbers that are neither tokens nor the mask.
+        """
+        known = jnp.asarray(tokens)
+        if known.shape != (self.length,) or not jnp.issubdtype(known.dtype, jnp.integer):
+            raise TargetError(
+                f"given(tokens) takes one sequence of {self.length} integers, {self.num_tokens} "
+                f"(the mask) where a token is not known; got {describe(as_template(known))}"
+            )
+        values = () if isinstance(known, Tracer) else np.asarray(known)
+        if any(not 0 <= value <= self.num_tokens for value in values):
+            raise TargetError(
+                f"tokens are 0 to {self.num_tokens - 1}, and {self.num_tokens} (the mask) where "
+                f"one is not known; got {values.tolist()}"  # pyright: ignore[reportAttributeAccessIssue]
+            )
+        known = known.astype(self.template.dtype)
+        return eqx.tree_at(lambda prior: prior.known, self, known, is_leaf=lambda x: x is None)
+
     # What it does ---------------------------------------------------------------------------
 
     def unmask(self, tokens: Int[Array, " length"]) -> Float[Array, "length num_tokens"]:
         """Log-probabilities of the tokens of each place, given those not masked."""
-        return jax.nn.log_softmax(jnp.asarray(self.network(tokens)), axis=1)
+        if self.known is None:
+            return jax.nn.log_softmax(jnp.asarray(self.network(tokens)), axis=1)
+        is_open = self.known == self.num_tokens
+        seen = jnp.where(is_open, tokens, self.known)
+        log_probs = jax.nn.log_softmax(jnp.asarray(self.network(seen)), axis=1)
+        is_it = self.known[:, None] == jnp.arange(self.num_tokens)
+        return jnp.where(is_open[:, None], log_probs, jnp.where(is_it, 0.0, -jnp.inf))
 
     def sample(self, rng_key: PRNGKeyArray, n: int) -> Int[Array, "n length"]:
         """``n`` exact draws, ``length`` calls of the network each."""

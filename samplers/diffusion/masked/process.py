@@ -27,7 +27,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import random
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ppl.energy import TargetError
@@ -54,9 +56,20 @@ def shape_of(target: Any, name: str) -> tuple[int, int]:
 
 
 def all_masked(target: Any, n: int) -> tuple[Int[Array, "n length"], int]:
-    """``n`` sequences of nothing but masks, and what the mask is."""
+    """``n`` sequences of nothing but masks, and tokens that are known; and what the mask is."""
     length, mask = jax.eval_shape(target.unmask, target.template).shape
+    known = getattr(target, "known", None)
+    if known is not None:
+        return jnp.broadcast_to(known, (n, length)), mask
     return jnp.full((n, length), mask, jax.tree.leaves(target.template)[0].dtype), mask
+
+
+def num_open(target: Any) -> int:
+    """Places that are to be revealed: all but those whose tokens are known, where one can tell."""
+    known = getattr(target, "known", None)
+    if known is None or isinstance(known, Tracer):
+        return jax.tree.leaves(target.template)[0].shape[0]
+    return int(np.sum(np.asarray(known) == target.num_tokens))
 
 
 def random_places(
