@@ -17,16 +17,12 @@ References
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 from jax import random
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ppl import weights
 from ppl.sampler import Exactness, size
-from samplers.diffusion.masked.categorical import draw_tokens
 from samplers.diffusion.masked.reveals import Reveal, Revealed, RevealModel, SteeredReveals
-from samplers.diffusion.steering.values import gained
+from samplers.diffusion.steering.candidates import chosen, repeated
 
 
 class MaskedSVDDModel(RevealModel):
@@ -41,20 +37,10 @@ class MaskedSVDDModel(RevealModel):
     def advance(
         self, rng_key: PRNGKeyArray, particles: Revealed, row: Reveal
     ) -> tuple[Revealed, Float[Array, " n"]]:
-        n, m = len(particles.tokens), self.num_candidates
         key_move, key_choice = random.split(rng_key)
-        each = jax.tree.map(lambda x: jnp.repeat(x, m, axis=0), particles)
-        candidates = self.moved(key_move, each)
-        values = weights.clean(self.promised(candidates, row)).reshape(n, m)
-        # Where none has any hope, any will do.
-        hope = jnp.any(jnp.isfinite(values), axis=1, keepdims=True)
-        chosen = draw_tokens(key_choice, jnp.where(hope, values, 0))
-        index = jnp.arange(n) * m + chosen
-        candidates = candidates._replace(memory=values.reshape(-1))
-        after = jax.tree.map(lambda x: x[index], candidates)
-        if not self.nested:
-            return after, jnp.zeros(n, values.dtype)
-        return after, gained(weights.log_mean_exp(values), particles.memory)
+        candidates = self.moved(key_move, repeated(particles, self.num_candidates))
+        values = self.promised(candidates, row)
+        return chosen(key_choice, particles, candidates, values, nested=self.nested)
 
 
 class MaskedCandidates(eqx.Module):

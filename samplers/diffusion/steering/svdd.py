@@ -19,19 +19,18 @@ References
 from typing import Any, ClassVar, cast
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax import random
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ppl import weights
 from ppl.sampler import Exactness, size
 from samplers.diffusion.rules import Plain, Rule
 from samplers.diffusion.sampler import Silent
 from samplers.diffusion.schedules import EDMSchedule
+from samplers.diffusion.steering.candidates import chosen, repeated
 from samplers.diffusion.steering.chain import Particle, Plan, ReverseChain, SolverModel, Step
 from samplers.diffusion.steering.sampler import ReverseSDE, Steered
-from samplers.diffusion.steering.values import gained, promised
+from samplers.diffusion.steering.values import promised
 
 
 class SVDDModel(SolverModel):
@@ -51,18 +50,11 @@ class SVDDModel(SolverModel):
     def advance(
         self, rng_key: PRNGKeyArray, particles: Particle, row: Step
     ) -> tuple[Particle, Float[Array, " n"]]:
-        n, m = len(particles.x), self.num_candidates
         key_move, key_choice = random.split(rng_key)
-        each = jax.tree.map(lambda x: jnp.repeat(x, m, axis=0), particles)
+        each = repeated(particles, self.num_candidates)
         candidates = self.arrived(*self.chain.move(key_move, each, row, self.rule), row)
         values = promised(self.target, self.chain, self.value, candidates, row)
-        values = weights.clean(values).reshape(n, m)
-        chosen = random.categorical(key_choice, values, mode="high")
-        index = jnp.arange(n) * m + chosen
-        after = jax.tree.map(lambda x: x[index], candidates._replace(memory=values.reshape(-1)))
-        if not self.nested:
-            return after, jnp.zeros(n, values.dtype)
-        return after, gained(weights.log_mean_exp(values), particles.memory)
+        return chosen(key_choice, particles, candidates, values, nested=self.nested)
 
 
 class Candidates(eqx.Module):
