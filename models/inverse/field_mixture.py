@@ -143,13 +143,6 @@ class FieldMixturePosterior(PosteriorOfParts):
         squares = jnp.stack([part.sd**2 for part in self.parts]) + (self.modes - self.mean) ** 2
         return jnp.sqrt(jnp.tensordot(jnp.exp(self.log_shares), squares, axes=1))
 
-    def log_likelihood(self, position: Float[Array, "..."]) -> Float[Array, ""]:
-        """Of the observation."""
-        return self.likelihood(position)
-
-    def log_density(self, position: Float[Array, "..."]) -> Float[Array, ""]:
-        return self.prior.log_density(position) + self.likelihood(position)
-
     def sample(self, rng_key: PRNGKeyArray, n: int) -> Float[Array, "n ..."]:
         key_component, *keys = random.split(rng_key, 1 + len(self.parts))
         component = random.categorical(key_component, self.log_shares, shape=(n,))

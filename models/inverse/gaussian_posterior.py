@@ -28,14 +28,14 @@ from jax import random
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from scipy import linalg
 
-from models.targets.known import Known
+from models.inverse.posterior import ExactPosterior
 from ppl.energy import TargetError
 from ppl.linear_gaussian import LinearGaussian
 
 ROWS = 64  # of A C that are computed together
 
 
-class GaussianPosterior(Known):
+class GaussianPosterior(ExactPosterior):
     """The posterior of a Gaussian prior; made by `gaussian_posterior`.
 
     ``log_density`` is prior times likelihood as `ppl.posterior` has it, up to the constant of the
@@ -49,28 +49,10 @@ class GaussianPosterior(Known):
     log_det: Float[Array, ""]  # of K
 
     @property
-    def offers(self) -> frozenset[str]:
-        return super().offers | {"log_likelihood"}
-
-    @property
-    def observes_nothing(self) -> bool:
-        """Whether ``sample`` draws from the target: it does, data and all."""
-        return True
-
-    @property
-    def template(self) -> jax.ShapeDtypeStruct:
-        return self.prior.template
-
-    @property
     def log_evidence(self) -> Float[Array, ""]:
-        """Log p(y), of a normalized prior."""
         white = self.inverse @ as_reals(self.likelihood.residual(self.prior.mean))
         constant = white.size / 2 * math.log(2 * math.pi)
         return -0.5 * jnp.vdot(white, white) - 0.5 * self.log_det - constant
-
-    @property
-    def log_normalizer(self) -> Float[Array, ""]:
-        return self.log_evidence + self.prior.log_normalizer
 
     @property
     def modes(self) -> Float[Array, "1 ..."]:
@@ -87,13 +69,6 @@ class GaussianPosterior(Known):
         """Posterior standard deviation of each pixel."""
         explained = jnp.sum(self.whitened**2, axis=0).reshape(self.template.shape)
         return jnp.sqrt(self.prior.variance - explained)
-
-    def log_likelihood(self, position: Float[Array, "..."]) -> Float[Array, ""]:
-        """Of the observation."""
-        return self.likelihood(position)
-
-    def log_density(self, position: Float[Array, "..."]) -> Float[Array, ""]:
-        return self.prior.log_density(position) + self.likelihood(position)
 
     def given(self, observation: PyTree) -> "GaussianPosterior":
         """The same with another observation: nothing has to be factored again."""

@@ -79,13 +79,6 @@ class MixturePosterior(PosteriorOfParts):
         """Posterior mean."""
         return jnp.exp(self.log_shares) @ self.means
 
-    def log_likelihood(self, position: Float[Array, " d"]) -> Float[Array, ""]:
-        """Of the observation."""
-        return self.likelihood(position)
-
-    def log_density(self, position: Float[Array, " d"]) -> Float[Array, ""]:
-        return self.prior.log_density(position) + self.likelihood(position)
-
     def sample(self, rng_key: PRNGKeyArray, n: int) -> Float[Array, "n d"]:
         key_component, key_draw = random.split(rng_key)
         component = random.categorical(key_component, self.log_shares, shape=(n,))
