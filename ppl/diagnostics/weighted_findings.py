@@ -129,6 +129,9 @@ def _particles(draws: Draws, measures: list[Measure]) -> Iterator[Finding]:
             f"Only {share:.0%} of the particles differ: the moves after resampling hardly moved.",
             "More or better moves between temperatures, or more particles.",
         )
+    resampled = draws.history.get("resampled")
+    if resampled is not None and not np.any(resampled):
+        return  # each particle is a run by itself
     if draws.num_chains == 1:
         yield Finding(
             "note",

@@ -160,7 +160,7 @@ class InnerLangevin(PosteriorMean):
         key_draws, key_pick, key_chains = random.split(rng_key, 3)
         x = y + kappa * random.normal(key_draws, (self.num_draws, y.size), y.dtype)
         log_weights = weighed(log_density, x)
-        x = x[random.categorical(key_pick, log_weights, shape=(self.num_chains,))]
+        x = x[random.categorical(key_pick, log_weights, shape=(self.num_chains,), mode="high")]
         h = 1 / (1 / self.step_size.astype(y.dtype) + 1 / kappa**2)
 
         def score(_: PRNGKeyArray, x: Array) -> tuple[Array, Array]:

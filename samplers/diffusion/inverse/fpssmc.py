@@ -159,7 +159,7 @@ class FPSSMC(DirectSampler):
         at_start, after = self.path(key_path, problem, steps)
         model = Filter(problem=problem, steps=steps, eta=self.eta, at_start=at_start, after=after)
         population = fk.run(key_run, model, steps, self.num_particles, fk.Resampler(0.5)).population
-        chosen = random.categorical(key_choice, population.log_weights)
+        chosen = random.categorical(key_choice, population.log_weights, mode="high")
         return at(model.positions(population.particles), chosen)
 
     def path(self, rng_key: PRNGKeyArray, problem: Problem, steps: Step) -> tuple[PyTree, PyTree]:

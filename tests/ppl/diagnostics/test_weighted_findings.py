@@ -21,3 +21,15 @@ def test_equal_particles_are_copies_where_values_are_continuous_and_only_there(d
     found = [finding.reason for finding in of_population(draws, measures)]
     assert any("4% of the particles differ" in text for text in found) == said
     assert ("distinct particles" in {measure.name for measure in measures}) == said
+
+
+@pytest.mark.parametrize("resampled", [False, True])
+def test_particles_share_ancestors_only_where_some_step_resampled(resampled):
+    x = np.random.default_rng(0).normal(size=(1, 200, 3)).astype(np.float32)
+    draws = made_draws.make(
+        x, target=from_log_density(lambda x: 0.0 * jnp.sum(x), jnp.zeros(3)),
+        kind="particle", num_chains=1, num_samples=200, sampler_name="SVDD",
+        history={"resampled": np.array([[False, resampled]])},
+    )  # fmt: skip
+    found = [finding.reason for finding in of_population(draws, [])]
+    assert any("share ancestors" in text for text in found) == resampled
