@@ -13,8 +13,6 @@ import gaussian_inverse as g
 import ppl
 import samplers
 from agreement import t_limit, t_scores
-from samplers.diffusion.inverse.basis import Basis
-from samplers.diffusion.inverse.problem import Problem
 
 # Compiling takes longer than running here.
 pytestmark = pytest.mark.usefixtures("unoptimized")
@@ -127,22 +125,6 @@ def test_the_levels_of_the_singular_values_are_on_the_grid(target):
     assert len(kappas) == 32
     for r in g.NOISE / VALUES:
         assert np.min(np.abs(kappas / (np.sqrt(0.95) * r) - 1)) < 1e-6
-
-
-def test_an_observation_that_no_position_makes_is_in_the_evidence():
-    """A third row, the sum of the others, adds a number whose law is known."""
-    matrix = np.vstack([g.A, g.A.sum(0)])
-    y = np.append(g.Y, 0.9)
-    target = g.problem(matrix=matrix, observation=y)
-
-    basis = Basis(Problem(target))
-    x = np.array([0.3, 0.1, -0.2, 0.5])  # log p(y | x) in two ways
-    gap = np.asarray(basis.data) - np.asarray(basis.coefficients(jnp.asarray(x)))
-    seen = np.asarray(basis.seen)
-    noise = np.asarray(basis.noise)[seen]
-    along = -0.5 * np.sum((gap[seen] / noise) ** 2) - np.sum(np.log(noise * np.sqrt(2 * np.pi)))
-    expected = multivariate_normal.logpdf(y, matrix @ x, g.NOISE**2 * np.eye(3))
-    assert along + float(basis.log_constant) == pytest.approx(expected, rel=1e-4)
 
 
 def test_it_names_what_its_operator_lacks():
