@@ -1,21 +1,20 @@
-"""Calibration of samplers of inverse problems, where the posterior is known exactly.
+"""Calibration of samplers of inverse problems on Gaussian fields, whose posterior is known exactly.
 
-    python tests/benchmarks/bench_inverse.py tables.md [mask] [blur] [mixture] [digits] [names ..]
+    python tests/benchmarks/bench_inverse.py [mask] [blur] [fields=5] [method ..]
 
-- **fields**: a Gaussian random field of 64 x 64 pixels, a quarter of them seen, or blurred; 20
-  fields each, 99 draws of each posterior, compared with its exact mean and standard deviations;
-- **mixture**: the benchmark of 25 modes in 8, 80 and 800 dimensions, observed in 1, 2 or 4 of
-  them; sliced Wasserstein distance to exact draws, beside that between two sets of exact draws;
-- **digits**: a kernel density of 1,697 handwritten digits, of which the upper half is seen of one
-  that is not among them; judged as the mixture is.
+A random field of 64 x 64 pixels, a quarter of them seen, or blurred; 20 fields each, or fewer for
+methods that take long, 99 draws of each posterior, compared with its exact mean and standard
+deviations. The prior has its exact denoiser, so that what is wrong is the method's. A sampler joins
+by its name in `SETTINGS`; all problems of a case run in one compiled program.
 
-Every prior has its exact denoiser, so that what is wrong is the method's. A sampler joins by its
-name in `SETTINGS`; all problems of a case run in one compiled program.
+Each method's line goes to ``docs/inverse_fields.csv`` as it comes, and lines that are there are
+left alone; the site makes its tables of them.
 """
 
+import csv
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,8 +30,6 @@ import ppl
 import samplers
 from models.inverse.gaussian_field import GaussianField
 from models.inverse.gaussian_posterior import gaussian_posterior
-from models.inverse.images import digits
-from models.inverse.mixture_posterior import MixturePosterior, benchmark, kernel_density
 from models.inverse.operators import (
     Downsampling,
     FourierSampling,
@@ -46,7 +43,7 @@ from ppl.diagnostics.against_gaussian import mean_error, sd_ratio
 from ppl.diagnostics.crps import crps
 from ppl.diagnostics.data_consistency import data_consistency
 from ppl.diagnostics.interval_coverage import covered
-from ppl.diagnostics.sliced_wasserstein import sliced_wasserstein
+from ppl.linear_operators import Dense
 from ppl.sampler import ParticleSampler, Sampler
 
 NUM_DRAWS = 99  # of which the 5th and the 95th in order hold the truth 90 % of the time
@@ -71,6 +68,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "TDS": {},
     "Guidance": {},
 }
+
+
+def widened(likelihood: Any, rows: int) -> Any:
+    """The same observation by a matrix, and zeros of nothing: problems of any number are alike."""
+    a, more = likelihood.operator, rows - likelihood.num_observed
+    left = np.zeros((rows, min(rows, a.matrix.shape[1])), a.matrix.dtype)
+    left[: len(a.left), : a.left.shape[1]] = a.left
+    zeros = jnp.zeros((more, a.matrix.shape[1]), a.matrix.dtype)
+    matrix = jnp.concatenate([a.matrix, zeros])
+    operator = Dense(matrix, jnp.asarray(left), a.values, a.right, a.template)
+    observation = jnp.pad(likelihood.observation, (0, more))
+    return ppl.LinearGaussian(operator, observation, likelihood.noise_std)
 
 
 def available(num_draws: int = NUM_DRAWS) -> dict[str, Sampler]:
@@ -240,144 +249,58 @@ def shifted(case: FieldCase) -> np.ndarray:
     return case.exact + 0.2 * case.sds[:, None]
 
 
-# The mixture ----------------------------------------------------------------------------------
+# The file -------------------------------------------------------------------------------------
+
+TABLE = Path(__file__).parents[2] / "docs" / "inverse_fields.csv"
+COLUMNS = (
+    "case", "method", "draws are", "fields", "coverage", "coverage s.e.", "sd ratio", "mean error",
+    "residual", "residual s.e.", "crps ratio", "calls", "seconds", "calibrated",
+)  # fmt: skip
+KNOWN = {"exact draws": exact, "narrow": narrow, "shifted": shifted}
 
 
-class MixtureCase(NamedTuple):
-    """Problems of one shape, and two sets of exact draws of each."""
-
-    name: str
-    targets: list[Any]
-    exact: np.ndarray
-    again: np.ndarray
+def what(name: str) -> str:
+    """What a method says of itself."""
+    if name in KNOWN:
+        return "exact" if name == "exact draws" else "broken"
+    return getattr(samplers, name).exactness
 
 
-def mixture_case(
-    num_dims: int, num_observed: int, *, num_problems: int = 20, num_draws: int = 1000
-) -> MixtureCase:
-    """Problems of the benchmark of 25 modes."""
-    draw = eqx.filter_jit(lambda posterior, key: posterior.sample(key, num_draws))
-    targets, sets = [], []
-    # The modes spread with the root of the dimension, and the noise must cover them.
-    path = samplers.EDM(t_min=0.01, t_max=40.0 * num_dims**0.5)
-    for seed in range(num_problems):
-        problem = benchmark(seed, num_dims, num_observed)
-        prior = samplers.DiffusionPrior(path, problem.prior.denoise, problem.prior.template)
-        targets.append(ppl.posterior(prior, problem.likelihood))
-        keys = random.split(random.key(seed))
-        sets.append([draw(problem.posterior, key) for key in keys])
-    exact, again = np.asarray(sets).swapaxes(0, 1)
-    return MixtureCase(f"{num_dims}, {num_observed}", targets, exact, again)
+def keep(path: Path, columns: tuple[str, ...], row: Mapping[str, Any]) -> None:
+    """Write a line, the header before the first."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if new:
+            writer.writerow(columns)
+        values = [row[name] for name in columns]
+        writer.writerow(f"{x:.4g}" if isinstance(x, float) else x for x in values)
 
 
-def digits_case(*, num_problems: int = 20, num_draws: int = 200, sd: float = 0.1) -> MixtureCase:
-    """Digits that the prior has not seen, by their upper half."""
-    draw = eqx.filter_jit(lambda posterior, key: posterior.sample(key, num_draws))
-    rows, _ = digits()
-    prior = kernel_density(rows[:-100], sd)
-    upper = Masking(np.arange(64) < 32)
-    path = samplers.EDM(t_min=0.01, t_max=80.0)
-    learned = samplers.DiffusionPrior(path, prior.denoise, prior.template)
-    targets, sets = [], []
-    for i in range(num_problems):
-        truth = jnp.asarray(rows[-100 + i].reshape(-1))
-        likelihood = ppl.LinearGaussian(upper, upper(truth), 0.1).observe(random.key(i), truth)
-        targets.append(ppl.posterior(learned, likelihood))
-        posterior = MixturePosterior(prior, likelihood)
-        sets.append([draw(posterior, key) for key in random.split(random.key(100 + i))])
-    exact, again = np.asarray(sets).swapaxes(0, 1)
-    return MixtureCase("digits", targets, exact, again)
+def there(path: Path, *columns: str) -> set[tuple[str, ...]]:
+    """These columns of the lines of a file."""
+    if not path.exists():
+        return set()
+    with path.open() as file:
+        return {tuple(row[name] for name in columns) for row in csv.DictReader(file)}
 
 
-def distances(draws: np.ndarray, case: MixtureCase) -> np.ndarray:
-    """Sliced Wasserstein distance of order 1 to exact draws, of each problem."""
-    pairs = zip(draws, case.exact, strict=True)
-    return np.array([sliced_wasserstein(x, y, p=1) for x, y in pairs])
-
-
-def floor(case: MixtureCase) -> np.ndarray:
-    """A second set of exact draws."""
-    return case.again
-
-
-def mixture(methods: Mapping[str, Any], cases: list[MixtureCase]) -> pd.DataFrame:
-    """Mean distance and the half-width of its 95 % interval, a row a method, a column a case."""
-    table = {}
-    for name, sampler in methods.items():
-        row = {}
-        for case in cases:
-            found = distances(draws_of(sampler, case, case.exact.shape[1])[0], case)
-            row[case.name] = found.mean()
-            row[f"{case.name} ±"] = 1.96 * found.std(ddof=1) / np.sqrt(len(found))
-            print(case.name, name, row[case.name], file=sys.stderr, flush=True)
-        table[name] = row
-    return pd.DataFrame.from_dict(table, orient="index")
-
-
-# The page -------------------------------------------------------------------------------------
-
-
-def label(name: Any) -> str:
-    """A method and what it says of itself, as the first two cells of a row."""
-    if name not in samplers.__all__:
-        return f"{name} | {'exact' if 'exact' in str(name) else 'broken'}"
-    return f"`{name}` | {getattr(samplers, name).exactness}"
-
-
-def field_lines(table: pd.DataFrame, case: str) -> Iterator[str]:
-    """A table of one kind of problem, in Markdown; what is calibrated is bold."""
-    yield (
-        f"| {case} | draws are | covers 0.90 | sd ratio | mean error | residual | CRPS | "
-        "calls a draw |"
-    )
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
-    for name, row in table.iterrows():
-        cells = [
-            f"{row['coverage']:.3f} ± {row['coverage s.e.']:.3f}",
-            *(f"{row[key]:.2f}" for key in ("sd ratio", "mean error", "residual", "crps ratio")),
-        ]
-        mark = "**" if row["calibrated"] else ""
-        marked = " | ".join(f"{mark}{cell}{mark}" for cell in cells)
-        yield f"| {label(name)} | {marked} | {row['calls']:,.0f} |"
-
-
-def mixture_lines(table: pd.DataFrame) -> Iterator[str]:
-    """Distances, in Markdown."""
-    cases = [name for name in table if not str(name).endswith("±")]
-    yield "| dimensions, observed | draws are | " + " | ".join(map(str, cases)) + " |"
-    yield "| --- | --- |" + " --- |" * len(cases)
-    for name, row in table.iterrows():
-        cells = [f"{row[case]:.2f} ± {row[f'{case} ±']:.2f}" for case in cases]
-        yield f"| {label(name)} | " + " | ".join(cells) + " |"
-
-
-def main(path: str, *chosen: str) -> None:
-    """Write the tables, each after each of its methods."""
-    kinds = [kind for kind in ("mask", "blur", "mixture", "digits") if kind in chosen]
-    names = set(chosen) - set(kinds)
-    shapes = [(d, m) for d in (8, 80, 800) for m in (1, 2, 4)]
-    written = ""
-    for kind in kinds or ["mask", "blur", "mixture", "digits"]:
-        if kind in ("mask", "blur"):
-            case, first, num_draws = field_case(kind), exact, NUM_DRAWS
-        else:
-            cases = [digits_case()] if kind == "digits" else [mixture_case(*s) for s in shapes]
-            case, first, num_draws = cases, floor, cases[0].exact.shape[1]
-        rows, lines = [], []
-        known = {"exact draws": first}
-        if kind in ("mask", "blur"):
-            known |= {"narrow": narrow, "shifted": shifted}
-        for name, method in (known | available(num_draws)).items():
-            if names and name not in names:
-                continue
-            one = calibration if isinstance(case, FieldCase) else mixture
-            rows.append(one({name: method}, case))  # pyright: ignore[reportArgumentType]
-            table = pd.concat(rows)
-            found = field_lines(table, kind) if kind in ("mask", "blur") else mixture_lines(table)
-            lines = [*found, ""]
-            Path(path).write_text(written + "\n".join(lines))
+def main(*chosen: str) -> None:
+    """Write the lines that are asked for and not there."""
+    kinds = [kind for kind in ("mask", "blur") if kind in chosen] or ["mask", "blur"]
+    number = next((int(x.removeprefix("fields=")) for x in chosen if "=" in x), NUM_FIELDS)
+    methods = KNOWN | available()
+    wanted = [name for name in methods if name in chosen] or [*methods]
+    done = there(TABLE, "case", "method")
+    for kind in kinds:
+        left = [name for name in wanted if (kind, name) not in done]
+        case = field_case(kind, num_fields=number) if left else None
+        for name in left:
+            assert case is not None
+            row = calibration({name: methods[name]}, case).loc[name].to_dict()
+            row |= {"case": kind, "method": name, "draws are": what(name), "fields": number}
+            keep(TABLE, COLUMNS, row)
             jax.clear_caches()
-        written += "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

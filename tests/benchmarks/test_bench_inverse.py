@@ -1,6 +1,5 @@
 """The harness passes exact draws and fails broken ones, each for what is wrong with it."""
 
-import numpy as np
 import pytest
 
 import bench_inverse as bench
@@ -49,8 +48,17 @@ def test_a_sampler_takes_part_by_its_name(case):
     found = bench.calibration({"prior": from_prior}, two).loc["prior"]
     assert found["sd ratio"] > 1.5
     assert found["residual"] > 20
-    lines = list(bench.field_lines(bench.calibration({"exact draws": bench.exact}, two), "mask"))
-    assert lines[2].startswith("| exact draws | exact | ")
+
+
+def test_lines_are_kept_and_known_again(tmp_path):
+    path, columns = tmp_path / "lines.csv", ("case", "method", "coverage")
+    assert bench.there(path, "case") == set()
+    for method in ("DPS", "TMPD"):
+        bench.keep(path, columns, {"case": "mask", "method": method, "coverage": 0.912345})
+    assert path.read_text() == "case,method,coverage\nmask,DPS,0.9123\nmask,TMPD,0.9123\n"
+    assert bench.there(path, "case", "method") == {("mask", "DPS"), ("mask", "TMPD")}
+    assert bench.what("TMPD") == "biased"
+    assert bench.what("narrow") == "broken"
 
 
 class Priors:
@@ -58,26 +66,6 @@ class Priors:
 
     def __init__(self, case):
         self.targets = [target.prior.denoiser.__self__ for target in case.targets]
-
-
-@pytest.mark.slow
-def test_distances_know_exact_draws_from_others():
-    case = bench.mixture_case(8, 2, num_problems=4, num_draws=300)
-    floor, prior = bench.distances(case.again, case), bench.distances(case.again[::-1], case)
-    assert floor.mean() < 0.5 * prior.mean()
-    table = bench.mixture({"exact draws": bench.floor}, [case])
-    assert table.loc["exact draws", "8, 2"] == pytest.approx(floor.mean())
-    assert np.isfinite(table.loc["exact draws", "8, 2 ±"])
-    assert list(bench.mixture_lines(table))[2].startswith("| exact draws | exact | ")
-
-
-@pytest.mark.slow
-def test_digits_have_an_exact_posterior_that_sees_their_upper_half():
-    case = bench.digits_case(num_problems=2, num_draws=50)
-    likelihood = case.targets[0].log_likelihood_fn
-    seen = case.exact[0][:, :32]
-    assert np.abs(seen.mean(0) - np.asarray(likelihood.observation)).max() < 0.3
-    assert bench.distances(case.again, case).mean() < 0.2
 
 
 def test_methods_of_the_library_are_found_by_name():

@@ -1,0 +1,201 @@
+"""Samplers of inverse problems where the posterior has modes, and is known exactly.
+
+    python tests/benchmarks/bench_mixture.py [8] [80] [800] [digits] [method ..]
+    python tests/benchmarks/bench_mixture.py particles
+
+- the benchmark of 25 modes in 8, 80 and 800 dimensions, of which 1, 2 or 4 numbers are seen, 20
+  problems each: all problems of one dimension run in one compiled program;
+- **digits**: a kernel density of 1,697 handwritten digits, of which the upper half is seen of one
+  that is not among them;
+- **particles**: the methods that become exact as particles grow, at 64, 512 and 4,096 of them.
+
+Sliced Wasserstein distance to exact draws, beside that between two sets of exact draws: the floor.
+Every prior has its exact denoiser, so that what is wrong is the method's. Each line goes to
+``docs/inverse_mixture.csv`` as it comes, and lines that are there are left alone; the site makes
+its tables of them.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import random
+
+import ppl
+import samplers
+from bench_inverse import draws_of, keep, there, widened
+from models.inverse.images import digits
+from models.inverse.mixture_posterior import MixturePosterior, benchmark, kernel_density
+from models.inverse.operators import Masking
+from ppl.diagnostics.sliced_wasserstein import sliced_wasserstein
+from ppl.sampler import ParticleSampler
+
+TABLE = Path(__file__).parents[2] / "docs" / "inverse_mixture.csv"
+COLUMNS = (
+    "case",
+    "method",
+    "draws are",
+    "problems",
+    "draws",
+    "distance",
+    "s.e.",
+    "calls",
+    "seconds",
+)
+OBSERVED = (1, 2, 4)
+
+# About 200 steps for each method; a draw of a particle method is one of 1,024 particles.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "PiGDM": {"num_steps": 200},
+    "TMPD": {"num_steps": 50},
+    "DPS": {"num_steps": 200},
+    "DDRM": {"num_steps": 200},
+    "DecomposedDiffusion": {"num_steps": 200},
+    "DiffPIR": {"num_steps": 200},
+    "DAPS": {"num_steps": 50, "num_ode_steps": 5},
+    "PnPDM": {"num_steps": 50, "num_inner_steps": 10},
+    "REDDiff": {"num_steps": 200},
+    "STSL": {"num_steps": 200},
+    "Guidance": {"num_steps": 200},
+    "MCGDiff": {"num_particles": 1024, "num_steps": 200},
+    "FPSSMC": {"num_particles": 20, "num_steps": 50},
+    "TDS": {"num_particles": 1024, "num_steps": 200},
+}
+
+
+class MixtureCase(NamedTuple):
+    """Problems of one shape, and two sets of exact draws of each."""
+
+    name: str
+    targets: list[Any]
+    exact: np.ndarray
+    again: np.ndarray
+
+
+def mixture_case(
+    num_dims: int, num_observed: int, *, num_problems: int = 20, num_draws: int = 1000
+) -> MixtureCase:
+    """Problems of the benchmark of 25 modes."""
+    draw = eqx.filter_jit(lambda posterior, key: posterior.sample(key, num_draws))
+    targets, sets = [], []
+    # The modes spread with the root of the dimension, and the noise must cover them.
+    path = samplers.EDM(t_min=0.01, t_max=40.0 * num_dims**0.5)
+    for seed in range(num_problems):
+        problem = benchmark(seed, num_dims, num_observed)
+        prior = samplers.DiffusionPrior(path, problem.prior.denoise, problem.prior.template)
+        targets.append(ppl.posterior(prior, widened(problem.likelihood, max(OBSERVED))))
+        keys = random.split(random.key(seed))
+        sets.append([draw(problem.posterior, key) for key in keys])
+    exact, again = np.asarray(sets).swapaxes(0, 1)
+    return MixtureCase(f"{num_dims}, {num_observed}", targets, exact, again)
+
+
+def digits_case(*, num_problems: int = 20, num_draws: int = 200, sd: float = 0.1) -> MixtureCase:
+    """Digits that the prior has not seen, by their upper half."""
+    draw = eqx.filter_jit(lambda posterior, key: posterior.sample(key, num_draws))
+    rows, _ = digits()
+    prior = kernel_density(rows[:-100], sd)
+    upper = Masking(np.arange(64) < 32)
+    path = samplers.EDM(t_min=0.01, t_max=80.0)
+    learned = samplers.DiffusionPrior(path, prior.denoise, prior.template)
+    targets, sets = [], []
+    for i in range(num_problems):
+        truth = jnp.asarray(rows[-100 + i].reshape(-1))
+        likelihood = ppl.LinearGaussian(upper, upper(truth), 0.1).observe(random.key(i), truth)
+        targets.append(ppl.posterior(learned, likelihood))
+        posterior = MixturePosterior(prior, likelihood)
+        sets.append([draw(posterior, key) for key in random.split(random.key(100 + i))])
+    exact, again = np.asarray(sets).swapaxes(0, 1)
+    return MixtureCase("digits", targets, exact, again)
+
+
+def distances(draws: np.ndarray, case: MixtureCase) -> np.ndarray:
+    """Sliced Wasserstein distance of order 1 to exact draws, of each problem."""
+    pairs = zip(draws, case.exact, strict=True)
+    return np.array([sliced_wasserstein(x, y, p=1) for x, y in pairs])
+
+
+def floor(case: MixtureCase) -> np.ndarray:
+    """A second set of exact draws."""
+    return case.again
+
+
+def joined(cases: list[MixtureCase]) -> MixtureCase:
+    """All problems of some cases as one."""
+    exact, again = (np.concatenate([getattr(c, x) for c in cases]) for x in ("exact", "again"))
+    return MixtureCase("", [t for case in cases for t in case.targets], exact, again)
+
+
+def lines(name: str, sampler: Any, cases: list[MixtureCase]) -> list[dict[str, Any]]:
+    """A line of the file for each case; all problems run in one program."""
+    began, every = time.perf_counter(), joined(cases)
+    draws, calls = draws_of(sampler, every, every.exact.shape[1])
+    if isinstance(sampler, ParticleSampler):  # a draw is a particle, whatever is made of them
+        calls = calls * every.exact.shape[1] / sampler.num_particles  # pyright: ignore[reportAttributeAccessIssue]
+    seconds, found = (time.perf_counter() - began) / len(cases), []
+    for case, x in zip(cases, np.split(draws, len(cases)), strict=True):
+        # What has diverged is infinitely far.
+        finite = [np.isfinite(one).all() for one in x]
+        gaps = distances(x, case) if all(finite) else np.full(len(x), np.inf)
+        error = gaps.std(ddof=1) / np.sqrt(len(gaps)) if all(finite) else np.inf
+        says = "exact" if sampler is floor else sampler.exactness
+        found.append(
+            dict(
+                zip(
+                    COLUMNS,
+                    (case.name, name, says, len(x), x.shape[1], gaps.mean(), error, calls, seconds),
+                    strict=True,
+                )
+            )
+        )
+    return found
+
+
+def made(name: str, num_draws: int, **others: Any) -> Any:
+    """The sampler of a name, or exact draws; all draws of a problem at the same time."""
+    if name == "exact draws":
+        return floor
+    kind = getattr(samplers, name)
+    settings = SETTINGS[name] | others
+    if not issubclass(kind, ParticleSampler):
+        settings["batch_size"] = num_draws
+    return kind(**settings)
+
+
+PARTICLES = {f"{name}, {n}": (name, n) for name in ("MCGDiff", "TDS") for n in (64, 512, 4096)} | {
+    f"FPSSMC, {n}": ("FPSSMC", n) for n in (8, 64)
+}  # each draw is a run of as many
+
+
+def main(*chosen: str) -> None:
+    """Write the lines that are asked for and not there."""
+    done = there(TABLE, "case", "method")
+    parts = [part for part in ("8", "80", "800", "digits", "particles") if part in chosen]
+    for part in parts or ["8", "80", "800", "particles"]:
+        n = 200 if part in ("800", "digits") else 500
+        if part == "digits":
+            cases = [digits_case(num_draws=n)]
+        else:
+            d = 8 if part == "particles" else int(part)
+            cases = [mixture_case(d, m, num_draws=n) for m in OBSERVED]
+        methods = {name: (name, {}) for name in ("exact draws", *SETTINGS)}
+        if part == "particles":
+            methods = {k: (name, {"num_particles": m}) for k, (name, m) in PARTICLES.items()}
+        wanted = [name for name in methods if name in chosen] or [*methods]
+        for name in wanted:
+            if all((case.name, name) in done for case in cases):
+                continue
+            kind, others = methods[name]
+            for line in lines(name, made(kind, n, **others), cases):
+                keep(TABLE, COLUMNS, line)
+                print(*line.values(), flush=True)
+            jax.clear_caches()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
