@@ -2,10 +2,12 @@
 
 import dataclasses
 import platform
+import time
+from collections import deque
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -72,10 +74,15 @@ def describe_target(target: Any) -> str:
 
 
 class CompileClock:
-    """Seconds that JAX spent tracing and compiling in this process, from its own events."""
+    """Seconds that JAX spent tracing and compiling in this process, from its own events.
+
+    A program that is made while another is traced has events of its own, which come first: that of
+    the other takes their place.
+    """
 
     seconds: float = 0.0
     _listening = False
+    _spans: ClassVar[deque[tuple[float, float]]] = deque(maxlen=1000)
 
     @classmethod
     def read(cls) -> float:
@@ -88,4 +95,10 @@ class CompileClock:
     @classmethod
     def _listen(cls, event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/") and event.endswith("_duration"):
+            end = time.perf_counter()
+            begin = end - duration_secs
+            while cls._spans and cls._spans[-1][0] >= begin:
+                inner_begin, inner_end = cls._spans.pop()
+                cls.seconds -= inner_end - inner_begin
+            cls._spans.append((begin, end))
             cls.seconds += duration_secs

@@ -52,7 +52,8 @@ class Run:
     seconds
         Wall times of the `PHASES`; ``"compile"``, where known, is part of these.
     evaluations
-        (log-density, gradient) evaluations by phase; they add up to ``draws.num_evaluations``.
+        Evaluations by phase of what ``counted`` says: of the log-density and the gradient, or of
+        the log-likelihood and the denoiser. They add up to ``draws.num_evaluations``.
     stopped
         ``"complete"``, ``"until"``, ``"interrupted"`` or ``"done"``.
     started
@@ -78,6 +79,7 @@ class Run:
     versions: dict[str, str] = field(default_factory=dict)
     started: str = ""
     notes: list[str] = field(default_factory=list)
+    counted: list[str] = field(default_factory=lambda: ["log-density", "gradient"])
 
     @property
     def wall_seconds(self) -> float:
@@ -252,10 +254,11 @@ class Draws:
             lines.append(
                 f"  log evidence {value:.2f}" + ("" if error is None else f" +- {error:.2f}")
             )
-        density, gradient = self.num_evaluations
+        spent = " and ".join(
+            f"{n:,} {name}" for n, name in zip(self.num_evaluations, run.counted, strict=True)
+        )
         lines.append(
-            f"  {density:,} log-density and {gradient:,} gradient evaluations "
-            f"in {run.wall_seconds:.2f} s"
+            f"  {spent} evaluations in {run.wall_seconds:.2f} s"
             + ("" if run.stopped in ("complete", "done") else f"; stopped: {run.stopped}")
         )
         lines += [f"  note: {note}" for note in run.notes]

@@ -118,6 +118,7 @@ def run_particles(
     infos = loop.history()
     stood = infos.pop("arrived")
     collected, notes, errors = [], [], []
+    clock = time.perf_counter()
     for run in range(num_chains):
         key, mine = _of_run(run_keys, loop.state, np.asarray(run, np.int32))
         # A run that arrived before the others stood still: its history ends where it did.
@@ -125,6 +126,7 @@ def run_particles(
         notes += sampler.notes(steps)
         collected.append(sampler.collect(key, target, mine, steps))
         errors.append(sampler.log_evidence_error(steps))
+    tallies.spend("sample", [0, 0], time.perf_counter() - clock)
     given = None
     # A target that can be sampled and has no data draws from itself.
     draws_itself = "simulate" in target.offers and "log_likelihood" not in target.offers
@@ -208,8 +210,9 @@ def run_learned(
     tallies, runs, histories, notes, stopped = Tallies(), [], [], [], "complete"
     trained, evidence = sampler, sampler.weights_estimate_evidence
     for run in range(num_chains):
-        key, spent = random.fold_in(rng_key, run), Tallies()
+        key, spent, clock = random.fold_in(rng_key, run), Tallies(), time.perf_counter()
         state = _untrained(sampler, target, key)
+        spent.spend("start", [0, 0], time.perf_counter() - clock)
         here = checkpoint(run) if checkpoint is not None else None
         loop = Loop(LearnedProgram(sampler), target, key, state, spent, here)
 

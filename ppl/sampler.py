@@ -40,6 +40,15 @@ class Sampler(eqx.Module):
     needs: ClassVar[frozenset[str]] = frozenset({"log_density"})
     exactness: ClassVar[Exactness]
 
+    @property
+    def counted(self) -> tuple[str, str]:
+        """Evaluations of what: the words for the two numbers of ``num_evaluations``."""
+        if "denoise" in self.needs:
+            return ("log-likelihood", "denoiser")
+        if "unmask" in self.needs:
+            return ("log-likelihood", "network")
+        return ("log-density", "gradient")
+
     def check(self, target: Energy) -> None:
         """Raise an error about this target that ``needs`` cannot express; by default none."""
 

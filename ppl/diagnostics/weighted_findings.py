@@ -11,6 +11,18 @@ from ppl.diagnostics.table import run_means, scalars
 from ppl.draws import Draws
 
 MIN_INDEPENDENT = 25
+# What to do about weights with a heavy tail, and about weights that are uneven, by kind of sampler.
+ADVICE = {
+    "direct": (
+        "Use a proposal with heavier tails, or anneal from the reference (tempered SMC).",
+        "use a better proposal",
+    ),
+    "learned": ("Train longer, and explore more while training.", "train longer"),
+    "particle": (
+        "More particles, and more steps on the way to the target.",
+        "take more steps on the way to the target",
+    ),
+}
 
 
 def of_population(draws: Draws, measures: list[Measure]) -> Iterator[Finding]:
@@ -76,7 +88,7 @@ def _weighted(draws: Draws, measures: list[Measure]) -> Iterator[Finding]:
     khat = weights.pareto_khat(log_weights)
     limit = weights.khat_threshold(log_weights.size)
     measures.append(Measure("khat", khat, f"< {limit:.2f}", bool(khat < limit)))
-    advice = "Use a proposal with heavier tails, or anneal from the reference (tempered SMC)."
+    advice, better = ADVICE.get(draws.run.kind, ADVICE["direct"])
     if math.isnan(khat):
         yield Finding(
             "caution" if size >= ESS_BAD else "bad",
@@ -109,7 +121,7 @@ def _weighted(draws: Draws, measures: list[Measure]) -> Iterator[Finding]:
             "bad" if size < ESS_BAD else "caution",
             f"{raw.size} weighted draws are worth {size:.0f} (wanted: 400); the largest weight is "
             f"{largest:.1%}.",
-            f"Draw about {math.ceil(400 / size)} times as many, or use a better proposal.",
+            f"Draw about {math.ceil(400 / size)} times as many, or {better}.",
         )
 
 

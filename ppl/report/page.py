@@ -125,14 +125,14 @@ def key_facts(subject: Any) -> list[tuple[str, str]]:
     from ppl.report.blocks import plural, seconds
 
     draws, run = subject.draws, subject.draws.run
-    density, gradient = draws.num_evaluations
+    first, second = draws.num_evaluations
     time = seconds(run.wall_seconds)
     if run.seconds.get("compile"):
         time += f", {seconds(run.seconds['compile'])} of it compilation"
     rows = [
         ("Sampler", f"{run.sampler_name}, {run.exactness}"),
         ("Draws", f"{plural(draws.num_chains, subject.unit)} × {draws.num_samples:,}"),
-        ("Evaluations", f"{density:,} densities, {gradient:,} gradients"),
+        ("Evaluations", f"{first:,} {run.counted[0]}, {second:,} {run.counted[1]}"),
         ("Time", time),
     ]
     if "device" in run.versions:

@@ -30,7 +30,7 @@ def cost(subject: Subject) -> Section:
             rows.append(_cost_row(name, density, gradient, run.seconds.get(phase)))
     density, gradient = subject.draws.num_evaluations
     rows.append(_cost_row("all", density, gradient, run.wall_seconds))
-    caption = "Evaluations of the log density and of its gradient, and wall times."
+    caption = f"Evaluations of the {run.counted[0]} and of the {run.counted[1]}, and wall times."
     compiling = run.seconds.get("compile", 0.0)
     if compiling:
         caption += f" Compilation took {seconds(compiling)} of the time."
@@ -47,7 +47,7 @@ def cost(subject: Subject) -> Section:
         )
     if run.warmup_divergences:
         caption += f" Warm-up had {plural(run.warmup_divergences, 'divergence')}, which is usual."
-    table = Table(["", "log densities", "gradients", "time"], rows, caption, "Cost of the run")
+    table = Table(["", *run.counted, "time"], rows, caption, "Cost of the run")
     return Section("cost", "What it cost", [table])
 
 

@@ -33,3 +33,20 @@ def test_particles_share_ancestors_only_where_some_step_resampled(resampled):
     )  # fmt: skip
     found = [finding.reason for finding in of_population(draws, [])]
     assert any("share ancestors" in text for text in found) == resampled
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("direct", "heavier tails"), ("learned", "Train longer"), ("particle", "More particles")],
+)
+def test_what_to_do_about_a_heavy_tail_depends_on_what_made_the_weights(kind, said):
+    rng = np.random.default_rng(0)
+    tails = rng.pareto(0.7, size=(1, 400))
+    draws = made_draws.make(
+        rng.normal(size=(1, 400, 2)), log_weights=np.log(tails), kind=kind,
+        num_chains=1, num_samples=400,
+        target=from_log_density(lambda x: -jnp.sum(x**2), jnp.zeros(2)),
+    )  # fmt: skip
+    heavy = [each for each in of_population(draws, []) if "heavy tail" in each.reason]
+    assert len(heavy) == 1
+    assert said in heavy[0].advice

@@ -95,7 +95,12 @@ def test_reasons_and_advice_are_those_of_the_verdict(generator, tmp_path):
 
 def test_key_facts_are_there(good, tmp_path):
     text = read(good, tmp_path).text
-    for fact in ("NUTS, exact", "4 chains × 500", "16,000 densities", "1 x cpu (x86_64), float32"):
+    for fact in (
+        "NUTS, exact",
+        "4 chains × 500",
+        "16,000 log-density, 16,000 gradient",
+        "1 x cpu (x86_64), float32",
+    ):
         assert fact in text
 
 
