@@ -42,6 +42,7 @@ KERNELS = {
 }
 # On spaces of their own: what is enumerated, or drawn jointly, is in these tests.
 ELSEWHERE = {
+    "BackAndForth": "gflownet/test_back_and_forth.py",
     "Gibbs": "mcmc/test_gibbs.py",
     "SequenceMetropolis": "mcmc/test_sequence_metropolis.py",
     "WalkJumpGibbs": "langevin/test_walk_jump_gibbs.py",

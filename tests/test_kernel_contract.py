@@ -41,6 +41,7 @@ REQUIRED = {
 TUNED = {"GibbsianPolarSlice": "width"}  # by another field than a step size
 # These need more of a target than a density; their own tests give it.
 OTHER_TARGETS = {
+    "BackAndForth",
     "DAPS",
     "DDRM",
     "DPS",
@@ -394,7 +395,7 @@ def test_a_step_size_of_zero_is_refused(name):
         make(name, step_size=0.0)
 
 
-DISCRETE = {"Gibbs", "SequenceMetropolis", "WalkJumpGibbs"}  # what they are for
+DISCRETE = {"BackAndForth", "Gibbs", "SequenceMetropolis", "WalkJumpGibbs"}  # what they are for
 
 
 @pytest.mark.parametrize("name", [name for name in of_kind(MarkovKernel) if name not in DISCRETE])

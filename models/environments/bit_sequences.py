@@ -6,6 +6,14 @@ The modes are strings of 15 blocks, each one of 00000000, 11111111, 11110000, 00
 a strength of 1 about 32 of the 120 bits differ from the mode, and the mass of the basins is nearly
 equal; that of [1], 3 / 120, is uniform to within a few per cent: finding no mode there is right.
 
+There are too many strings to list, and yet draws are easy: a mode with some of its bits flipped,
+one in 1 + e^strength, is a draw of q(x) ~ sum_m exp(-strength Hamming(x, m)), and
+
+    R(x) / q(x) = Z (q) max_m exp(-strength d_m) / sum_m exp(-strength d_m) <= Z (q)
+
+is bounded, so that Z and the masses of the basins are means over such draws (``truth``), and the
+law can be drawn from by rejection (``exact``).
+
 References
 ----------
 .. [1] Malkin et al., "Trajectory balance: improved credit assignment in GFlowNets", NeurIPS 2022,
@@ -77,6 +85,43 @@ class BitSequences(Written):
 
     def log_density(self, position: Int[Array, " words"]) -> Float[Array, ""]:
         return -self.strength * jnp.min(self.distances(position))
+
+    # What is known ---------------------------------------------------------------------------
+
+    def basins(self, bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest mode of each string, (n, bits), the first of equals, and its distance."""
+        modes = np.asarray(self.modes, np.float32)
+        strings = np.asarray(bits, np.float32)
+        # |x - m|^2 of bits is Hamming's distance.
+        distance = strings.sum(1)[:, None] + modes.sum(1) - 2 * strings @ modes.T
+        return np.argmin(distance, axis=1), np.min(distance, axis=1)
+
+    def truth(self, rng: np.random.Generator, n: int) -> tuple[float, float, np.ndarray]:
+        """Log Z, its standard error, and the masses of the basins, from ``n`` draws of q."""
+        strings, ratio = self._flipped(rng, n)
+        num_modes, num_bits = self.modes.shape
+        log_q = np.log(num_modes) + num_bits * np.log1p(np.exp(-float(self.strength)))
+        nearest, _ = self.basins(strings)
+        masses = np.bincount(nearest, ratio, minlength=num_modes) / ratio.sum()
+        return log_q + np.log(ratio.mean()), ratio.std() / ratio.mean() / n**0.5, masses
+
+    def exact(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Strings drawn from R / Z, (about n, bits): the accepted of ``n`` draws of q."""
+        strings, ratio = self._flipped(rng, n)
+        return strings[rng.random(n) < ratio]
+
+    def _flipped(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draws of q and their R / q, relative to its bound."""
+        modes = np.asarray(self.modes)
+        share = 1 / (1 + np.exp(float(self.strength)))
+        strings = modes[rng.integers(len(modes), size=n)] ^ (
+            rng.random((n, modes.shape[1])) < share
+        )
+        distance = strings.sum(1)[:, None] + modes.sum(1) - 2 * strings @ modes.T
+        gaps = np.exp(-float(self.strength) * (distance - distance.min(1, keepdims=True)))
+        return strings, 1 / gaps.sum(1)
+
+    # What networks see -----------------------------------------------------------------------
 
     def features(self, state: Int[Array, " words"]) -> Float[Array, "words bits"]:
         signs = 2.0 * self._bits(state) - 1

@@ -27,6 +27,7 @@ from jax import random
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ppl import weights
+from ppl.energy import Energy
 from ppl.environment import Environment, State
 from samplers.gflownet.paths import Paths, backward_paths, forward_from
 from samplers.gflownet.policies import BackwardPolicy
@@ -35,12 +36,16 @@ from samplers.trajectory.objectives import Scores
 
 
 class Round(NamedTuple):
-    """Objects after a round, their log-rewards, whether they are new, and log alpha."""
+    """Objects after a round, their log-rewards, whether they are new, and log alpha.
+
+    ``is_illegal``: what was found had a log-reward that is none, NaN or +inf, and was rejected.
+    """
 
     objects: State
     log_reward: Float[Array, " B"]
     is_accepted: Bool[Array, " B"]
     log_alpha: Float[Array, " B"]
+    is_illegal: Bool[Array, " B"]
 
 
 def back_and_forth(
@@ -52,8 +57,10 @@ def back_and_forth(
     log_reward: Float[Array, " B"],
     *,
     always_up: bool = False,
+    target: Energy | None = None,
 ) -> Round:
-    """One round from objects, stacked."""
+    """One round from objects, stacked; R is the reward of ``target``, if that is another."""
+    target = environment if target is None else target
     key_back, key_kept, key_forth, key_accept = random.split(rng_key, 4)
     old = backward_paths(key_back, environment, policy, backward, objects)
     lengths = _num_moves(old)
@@ -61,7 +68,8 @@ def back_and_forth(
     middle = jax.tree.map(lambda x: x[kept, jnp.arange(len(kept))], old.states)
     new = forward_from(key_forth, environment, policy, middle)
     found = jax.tree.map(lambda x: x[-1], new.states)
-    log_reward_found = weights.clean(jax.vmap(environment.log_density)(found))
+    raw = jax.vmap(target.log_density)(found)
+    log_reward_found = weights.clean(raw)
 
     # The old path counts from its place j on, the new one from its start, which is there.
     new_lengths = kept + _num_moves(new)
@@ -82,6 +90,7 @@ def back_and_forth(
         jnp.where(is_accepted, log_reward_found, log_reward),
         is_accepted,
         log_alpha,
+        weights.is_illegal(raw),
     )
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ppl.environment import Environment, MixedEnvironment, State
 from ppl.sampler import where
 from samplers.gflownet import value_laws
-from samplers.gflownet.policies import BackwardPolicy, masked
+from samplers.gflownet.policies import BackwardPolicy, Even, masked
 
 
 class Paths(NamedTuple):
@@ -66,6 +66,11 @@ def forward_paths(
     return forward_from(rng_key, environment, policy, start, exploration)
 
 
+def built(rng_key: PRNGKeyArray, environment: Environment, n: int) -> State:
+    """Objects built by moves drawn uniformly: starts for a chain, ``init=built``."""
+    return forward_paths(rng_key, environment, Even(), n).objects
+
+
 def forward_from(
     rng_key: PRNGKeyArray,
     environment: Environment,
@@ -73,7 +78,7 @@ def forward_from(
     starts: State,
     exploration: Exploration = NO_EXPLORATION,
 ) -> Paths:
-    """Paths from states, stacked, until they stop."""
+    """Paths from states, stacked, until they stop; after that a path stays where it is."""
     n, length = environment.num_actions, environment.max_length + 1
     num_paths = len(jax.tree.leaves(starts)[0])
     # The noise of all transitions at once. A draw decides all that follows: the default generator
@@ -98,14 +103,29 @@ def forward_from(
             after = environment.apply(state, move)
         return where(moves, after, state), action, moves
 
-    def transition(carry: Any, noise: Any) -> Any:
-        states, is_going = carry
-        after, actions, moves = jax.vmap(one)(states, noise, is_going)
-        return (after, moves), (states, actions, is_going)
+    def transition(carry: Any) -> Any:
+        t, states, going, paths = carry
+        after, actions, moves = jax.vmap(one)(states, jax.tree.map(lambda x: x[t], noise), going)
+        here = Paths(states, actions, going, ~moves)
+        put = lambda all, now: all.at[t].set(now)
+        paths = Paths(*jax.tree.map(put, paths[:3], here[:3]), ~moves)
+        return t + 1, after, moves, paths
 
+    # A scan would go on to the longest possible path; this ends with the last of these.
     going = jnp.ones(num_paths, bool)
-    (_, going), (states, actions, mask) = lax.scan(transition, (starts, going), noise)
-    return Paths(states, actions, mask, ~going)
+    everywhere = jax.tree.map(lambda x: jnp.broadcast_to(x, (length, *x.shape)), starts)
+    stop = jnp.full((length, num_paths), n, jnp.int32)
+    paths = Paths(everywhere, stop, jnp.zeros((length, num_paths), bool), ~going)
+    start = (jnp.int32(0), starts, going, paths)
+    end, states, _, paths = lax.while_loop(
+        lambda carry: (carry[0] < length) & jnp.any(carry[2]), transition, start
+    )
+    later = jnp.arange(length) >= end
+
+    def stay(all: Array, last: Array) -> Array:
+        return jnp.where(later.reshape(-1, *(1,) * last.ndim), last, all)
+
+    return paths._replace(states=jax.tree.map(stay, paths.states, states))
 
 
 def backward_paths(
@@ -127,12 +147,20 @@ def backward_paths(
         moves = jnp.any(mask)
         return where(moves, environment.undo(state, action), state), action, moves
 
-    def transition(states: State, noise: Array) -> Any:
-        before, actions, moves = jax.vmap(one)(states, noise)
-        return before, (before, actions, moves)
+    def transition(carry: Any) -> Any:
+        t, states, _, passed, all_actions, lengths = carry
+        before, actions, moves = jax.vmap(one)(states, noise[t])
+        passed = jax.tree.map(lambda all, now: all.at[t].set(now), passed, before)
+        return t + 1, before, moves, passed, all_actions.at[t].set(actions), lengths + moves
 
-    _, (states, actions, moves) = lax.scan(transition, objects, noise)
-    return _turned(environment, objects, states, actions, jnp.sum(moves, axis=0))
+    going, lengths = jnp.ones(num_paths, bool), jnp.zeros(num_paths, jnp.int32)
+    passed = jax.tree.map(lambda x: jnp.broadcast_to(x, (length, *x.shape)), objects)
+    actions = jnp.zeros((length, num_paths), jnp.int32)
+    start = (jnp.int32(0), objects, going, passed, actions, lengths)
+    *_, passed, actions, lengths = lax.while_loop(
+        lambda carry: (carry[0] < length) & jnp.any(carry[2]), transition, start
+    )
+    return _turned(environment, objects, passed, actions, lengths)
 
 
 def _turned(

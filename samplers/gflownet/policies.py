@@ -51,6 +51,13 @@ class Policy(eqx.Module):
         """Return a module ``(environment, state) -> Said`` with its first parameters."""
 
 
+class Even(eqx.Module):
+    """What is said of a state before anything is learned: each legal move is alike."""
+
+    def __call__(self, environment: Environment, state: State) -> Said:
+        return _said(environment, jnp.zeros(_width(environment)))
+
+
 # Tables ---------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -14,7 +15,7 @@ from samplers.gflownet.paths import Paths
 from samplers.gflownet.policies import BackwardPolicy, masked
 from samplers.trajectory.objectives import Scores, fl_shift
 
-NUM_PARTS = 4
+WIDTH = 128  # rows that a policy is asked about together
 
 
 class Row(NamedTuple):
@@ -36,7 +37,7 @@ def score(
     """Scores of paths. The policy is asked once for each state that was met, all together."""
     n = environment.num_actions
 
-    def one(row: Row) -> tuple[Array, Array, Array]:
+    def one(policy: Any, row: Row) -> tuple[Array, Array, Array]:
         said = policy(environment, row.state)
         log_pf = masked(said.forward, environment.forward_mask(row.state))[row.action]
         if isinstance(environment, MixedEnvironment):
@@ -54,7 +55,7 @@ def score(
     # States with a transition, and the one that the last move of a path leads to.
     is_left = jnp.concatenate([jnp.zeros_like(is_stop[:1]), (paths.mask & ~is_stop)[:-1]])
     rows = Row(paths.states, paths.actions, before, later)
-    log_pf, log_pb, log_flow = where_needed(one, rows, paths.mask | is_left)
+    log_pf, log_pb, log_flow = where_needed(one, policy, rows, paths.mask | is_left)
     nothing = jnp.zeros_like(log_flow[:1])
     # The last of all transitions can only be a stop, whose backward probability is one.
     log_pb = jnp.where(is_stop, 0.0, jnp.concatenate([log_pb[1:], nothing]))
@@ -63,27 +64,54 @@ def score(
     return Scores(log_pf, log_pb, log_flow, log_reward, start, paths.mask, paths.complete)
 
 
-def where_needed(one: Callable[[Row], Any], rows: Row, needed: Bool[Array, "T B"]) -> Any:
-    """``one`` of each row that is needed, and zeros elsewhere.
+def where_needed(
+    one: Callable[[Any, Row], Any], policy: Any, rows: Row, needed: Bool[Array, "T B"]
+) -> Any:
+    """``one(policy, row)`` of each row that is needed; others are zero, or are not to be read.
 
-    Most paths are shorter than the longest: rows are sorted, what is needed first, and parts in
-    which nothing is are left out.
+    Most paths are shorter than the longest. Rows are sorted, what is needed first, and taken some
+    at a time until nothing is left, forward and once more for the gradient, which memory does not
+    grow with the paths for either.
     """
+    arrays, rest = eqx.partition(policy, eqx.is_inexact_array)
     shape, num_rows = needed.shape, needed.size
-    width = -(-num_rows // NUM_PARTS)
+    width = min(WIDTH, num_rows)
+    rows = jax.tree.map(lambda x: x.reshape(num_rows, *x.shape[2:]), rows)
     order = jnp.argsort(~needed.reshape(-1), stable=True)
-    order = jnp.concatenate([order, jnp.full(NUM_PARTS * width - num_rows, num_rows)])
+    order = jnp.concatenate([order, jnp.full(-num_rows % width, num_rows)])  # beyond: nowhere
+    num_parts = -(-jnp.sum(needed) // width)
 
-    def part(places: Array) -> Any:
-        chosen = jax.tree.map(lambda x: x.reshape(num_rows, *x.shape[2:])[places], rows)
-        found = jnp.take(needed.reshape(-1), places, mode="fill", fill_value=False)
-        out = jax.eval_shape(jax.vmap(one), chosen)
-        zeros = lambda _: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), out)
-        return lax.cond(jnp.any(found), jax.vmap(one), zeros, chosen)
+    def part(arrays: Any, places: Array) -> Any:
+        chosen = jax.tree.map(lambda x: x.at[places].get(mode="clip"), rows)
+        policy = eqx.combine(arrays, rest)
+        return jax.vmap(lambda row: one(policy, row))(chosen)
 
-    parts = lax.map(part, order.reshape(NUM_PARTS, width))
-    put = lambda x: jnp.zeros(num_rows, x.dtype).at[order].set(x.reshape(-1), mode="drop")
-    return jax.tree.map(lambda x: put(x).reshape(shape), parts)
+    def places_of(i: Array) -> Array:
+        return lax.dynamic_slice_in_dim(order, i * width, width)
+
+    def of_all(arrays: Any) -> Any:
+        def add(i: Array, found: Any) -> Any:
+            places = places_of(i)
+            put = lambda all, new: all.at[places].set(new, mode="drop")
+            return jax.tree.map(put, found, part(arrays, places))
+
+        out = jax.eval_shape(part, arrays, order[:width])
+        nothing = jax.tree.map(lambda x: jnp.zeros((num_rows, *x.shape[1:]), x.dtype), out)
+        return lax.fori_loop(0, num_parts, add, nothing)
+
+    def pulled(arrays: Any, pulls: Any) -> tuple[Any]:
+        def add(i: Array, total: Any) -> Any:
+            places = places_of(i)
+            pull = jax.tree.map(lambda x: x.at[places].get(mode="fill", fill_value=0), pulls)
+            (gradient,) = jax.vjp(lambda arrays: part(arrays, places), arrays)[1](pull)
+            return jax.tree.map(jnp.add, total, gradient)
+
+        return (lax.fori_loop(0, num_parts, add, jax.tree.map(jnp.zeros_like, arrays)),)
+
+    # A loop whose length is not known when it is compiled has no gradient of its own.
+    differentiable = jax.custom_vjp(of_all)
+    differentiable.defvjp(lambda arrays: (of_all(arrays), arrays), pulled)
+    return jax.tree.map(lambda x: x.reshape(shape), differentiable(arrays))
 
 
 def look_forward(environment: Any, scores: Scores, paths: Paths, log_z: Float[Array, ""]) -> Scores:

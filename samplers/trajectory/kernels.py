@@ -5,10 +5,9 @@
 
 A diffusion sampler is its `Kernels`; it says what is learned at a state, once for each state, and
 the Gaussian laws that follow. Paths are N + 1 states by B by d. They are made by a scan over time,
-batch inside, and scored again under other parameters in one call for all states, ``score``: a
-gradient of that goes through no loop, and needs the memory of the network at all states at once: 80
-MiB for 300 paths of 100 steps with layers of 64. Exploration noise widens what is drawn and is
-never scored.
+batch inside, and scored again under other parameters with all states side by side, ``score``: a
+gradient of that goes through no loop over time, and can be taken of some paths at a time.
+Exploration noise widens what is drawn and is never scored.
 
 The end of a path has log R(x_N) = the log-density of the target. Where the gradient goes through
 states (reverse KL), that of the target is put in by hand, clipped:
@@ -204,41 +203,48 @@ def walk(
     noise: ArrayLike = 0.0,
 ) -> tuple[Array, Look | None, Array, Array]:
     """States and looks from given n-th ones on, and log P_F and log P_B of each step."""
-    first = _seen(kernels, jnp.asarray(n, jnp.int32), x)
+    first = jnp.asarray(n, jnp.int32)
 
-    def step(carry: Any, n: Any) -> Any:
-        law = jax.vmap(kernels.forward, (None, 0, 0, 0))(n, *carry)
+    def state(carry: Any, n: Any) -> Any:
+        x, before = carry
+        here = _seen(kernels, n, x)
+        # Of the first state nothing comes before, and of the last nothing after: these are laws of
+        # other steps, and not used. So the network stands in the program once.
+        last, now = jnp.maximum(n - 1, first), jnp.minimum(n, first + num_steps - 1)
+        back = jax.vmap(kernels.backward, (None, 0, 0, 0))(last, *here)
+        law = jax.vmap(kernels.forward, (None, 0, 0, 0))(now, *here)
         z = random.normal(random.fold_in(rng_key, n), law.mean.shape, law.mean.dtype)
         sd = jnp.sqrt(law.sd**2 + jnp.asarray(noise, law.sd.dtype) ** 2)
-        here = _seen(kernels, n + 1, law.mean + sd[:, None] * z)
-        back = jax.vmap(kernels.backward, (None, 0, 0, 0))(n, *here)
-        log_pf, log_pb = _densities(law, here[0]), _densities(back, carry[0])
-        return here, (here[0], here[2], log_pf, log_pb)
+        after = law.mean + sd[:, None] * z
+        return (after, x), (x, here[2], _densities(law, after), _densities(back, before))
 
-    _, (states, looks, log_pf, log_pb) = lax.scan(step, first, n + jnp.arange(num_steps))
-    states, looks = _joined((x, first[2]), (states, looks))
-    return states, looks, log_pf, log_pb
+    steps = first + jnp.arange(num_steps + 1, dtype=jnp.int32)
+    _, (states, looks, log_pf, log_pb) = lax.scan(state, (x, x), steps)
+    return states, looks, log_pf[:-1], log_pb[1:]
 
 
 def backward_paths(
     rng_key: PRNGKeyArray, kernels: Kernels, x: Float[Array, "B d"]
 ) -> tuple[Paths, Scores]:
     """Paths that end in given points, drawn from the last step to the first, and their scores."""
-    last = _seen(kernels, jnp.int32(kernels.num_steps), x)
+    num_steps = kernels.num_steps
 
-    def step(carry: Any, n: Any) -> Any:
-        back = jax.vmap(kernels.backward, (None, 0, 0, 0))(n, *carry)
-        z = random.normal(random.fold_in(rng_key, n), back.mean.shape, back.mean.dtype)
-        here = _seen(kernels, n, back.mean + back.sd[:, None] * z)
-        law = jax.vmap(kernels.forward, (None, 0, 0, 0))(n, *here)
-        log_pf, log_pb = _densities(law, carry[0]), _densities(back, here[0])
-        return here, (here[0], here[2], log_pf, log_pb)
+    def state(carry: Any, n: Any) -> Any:
+        x, after = carry
+        here = _seen(kernels, n, x)
+        last, now = jnp.maximum(n - 1, 0), jnp.minimum(n, num_steps - 1)  # as in `walk`
+        law = jax.vmap(kernels.forward, (None, 0, 0, 0))(now, *here)
+        back = jax.vmap(kernels.backward, (None, 0, 0, 0))(last, *here)
+        z = random.normal(random.fold_in(rng_key, last), back.mean.shape, back.mean.dtype)
+        before = back.mean + back.sd[:, None] * z
+        return (before, x), (x, here[2], _densities(law, after), _densities(back, before))
 
-    steps = jnp.arange(kernels.num_steps)
-    _, (states, looks, log_pf, log_pb) = lax.scan(step, last, steps, reverse=True)
-    states, looks = _joined((states, looks), (x, last[2]))
+    steps = jnp.arange(num_steps + 1, dtype=jnp.int32)
+    _, (states, looks, log_pf, log_pb) = lax.scan(state, (x, x), steps, reverse=True)
     ends = _ends(kernels, x, looks, with_gradient=False)
-    return Paths(states, looks, ends), _scores(kernels, states[0], log_pf, log_pb, ends, None)
+    return Paths(states, looks, ends), _scores(
+        kernels, states[0], log_pf[:-1], log_pb[1:], ends, None
+    )
 
 
 def score(kernels: Kernels, paths: Paths) -> Scores:
@@ -270,14 +276,35 @@ def along(fn: Callable[..., Any]) -> Callable[..., Any]:
     return all_states
 
 
-def join(a: Paths, b: Paths) -> Paths:
-    """Two sets of paths as one."""
+def join(a: tuple[Paths, Scores], b: tuple[Paths, Scores]) -> tuple[Paths, Scores]:
+    """Two sets of paths as one, with their scores."""
 
     def both(x: Any, y: Any, axis: int) -> Any:
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), x, y)
 
-    states, looks = both(a[:2], b[:2], 1)
-    return Paths(states, looks, both(a.ends, b.ends, 0))
+    states, looks = both(a[0][:2], b[0][:2], 1)
+    return Paths(states, looks, both(a[0].ends, b[0].ends, 0)), both(a[1], b[1], -1)
+
+
+def sum_over_paths(fn: Callable[..., Any], learned: Any, paths: Any, per: int) -> Any:
+    """Sum of ``fn(learned, part)``, shaped like ``learned``, over parts of ``per`` paths.
+
+    In ``paths``, a pytree, time is the first axis and the path the second; ``fn`` is linear in its
+    second entry, which is zero for a path that has been counted.
+    """
+    num = jax.tree.leaves(paths)[0].shape[1]
+    if per >= num:
+        return fn(learned, paths)
+
+    def add(i: Array, total: Any) -> Any:
+        first = jnp.minimum(i * per, num - per)
+        cut = lambda x: lax.dynamic_slice_in_dim(x, first, per, axis=1)
+        data, linear = jax.tree.map(cut, paths)
+        is_new = first + jnp.arange(per) >= i * per
+        linear = jax.tree.map(lambda x: jnp.where(is_new, x, 0.0), linear)
+        return jax.tree.map(jnp.add, total, fn(learned, (data, linear)))
+
+    return lax.fori_loop(0, -(-num // per), add, jax.tree.map(jnp.zeros_like, learned))
 
 
 def _seen(kernels: Kernels, n: Any, x: Float[Array, "B d"]) -> tuple[Any, Any, Any]:
@@ -295,15 +322,6 @@ def _densities(laws: Law, x: Array) -> Array:
 
 def _rows(tree: Any, rows: slice) -> Any:
     return jax.tree.map(lambda x: x[rows], tree)
-
-
-def _joined(before: Any, after: Any) -> Any:
-    """States and looks of one time, in front of or behind those of all others."""
-
-    def one(x: Array, y: Array) -> Array:
-        return jnp.concatenate([x[None], y] if x.ndim < y.ndim else [x, y[None]])
-
-    return jax.tree.map(one, before, after)
 
 
 def _ends(kernels: Kernels, x: Array, looks: Look | None, *, with_gradient: bool) -> Look:

@@ -203,7 +203,7 @@ class MatchingSampler(LearnedSampler):
     def _optimizer(self, num_parts: int) -> Any:
         turns = -(-self.num_updates // num_parts)
         schedule = optax.cosine_decay_schedule(self.learning_rate, turns)
-        return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+        return optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)))
 
 
 def _numbers(tree: Any) -> Any:

@@ -1,10 +1,10 @@
 """Training of diffusion samplers: any objective on any pair of kernels.
 
 ``step`` is one Adam update. Where the objective is reverse KL, paths are made and differentiated;
-otherwise they are made under exploration noise and scored again in one call, together with
-backward paths from a replay buffer, if there is one. ``draw`` gives the ends of paths with their
-log-weights w: weighted draws are asymptotically exact, whatever training reached, and the mean of
-e^w is an unbiased estimate of Z.
+otherwise they are made under exploration noise, and joined by backward paths from a replay buffer,
+if there is one; the loss is differentiated by their scores, and these by what is learned. ``draw``
+gives the ends of paths with their log-weights w: weighted draws are asymptotically exact, whatever
+training reached, and the mean of e^w is an unbiased estimate of Z.
 """
 
 from abc import abstractmethod
@@ -35,7 +35,8 @@ from samplers.trajectory.kernels import (
     forward_paths,
     held,
     join,
-    score,
+    score_steps,
+    sum_over_paths,
 )
 from samplers.trajectory.objectives import Objective, ReverseKL, Scores, fl_shift, log_weights
 from samplers.trajectory.replay import Buffer, Replay
@@ -101,6 +102,7 @@ class NeedsGradient:
         return frozenset({"log_density"} if free else {"log_density", "gradient"})
 
 
+ROWS = 4096  # states at which a network is differentiated at once
 FORGET = 0.98  # of the running ESS, which is worth some fifty updates
 
 
@@ -232,35 +234,34 @@ class PathSampler(LearnedSampler):
         self, rng_key: PRNGKeyArray, target: Energy, state: PathState
     ) -> tuple[PathState, PathInfo]:
         reward = self._reward(target)
-        through, t = self.objective.through_states, state.updates
+        t = state.updates
         key_forward, key_memory = random.split(rng_key)
         memory, spent = state.memory, jnp.zeros(2, jnp.int32)
 
-        if through:
-            paths = made = None
+        if self.objective.through_states:
+
+            @eqx.filter_value_and_grad(has_aux=True)
+            def loss_of(learned: Any) -> Any:
+                kernels = self.kernels(reward, learned)
+                paths, made = forward_paths(key_forward, kernels, self.num_paths, through=True)
+                return self.objective(self._clipped(made)), (made, paths)
+
+            (loss, (made, paths)), gradient = loss_of(state.parameters.kernels)
+            still = jax.tree.map(jnp.zeros_like, _groups(state.parameters)[1])
+            gradient = Parameters(gradient, *still)
         else:
             kernels = self.kernels(reward, held(state.parameters.kernels))
             num = self.num_paths - self._num_replayed
             noise = self.exploration * jnp.maximum(0.0, 1 - 2 * t / self.num_updates)
             paths, made = forward_paths(key_forward, kernels, num, noise)
+            scores = made
             if memory is not None:
                 old, memory, spent = self._remember(key_memory, kernels, paths, memory, t)
-                paths = join(paths, old)
-            paths = lax.stop_gradient(paths)
+                paths, scores = join((paths, made), old)
+            loss, gradient = self._off_policy(reward, kernels, state.parameters, paths, scores)
 
-        @eqx.filter_value_and_grad(has_aux=True)
-        def loss_of(parameters: Parameters) -> Any:
-            kernels = self.kernels(reward, parameters.kernels)
-            if through:
-                fresh, scores = forward_paths(key_forward, kernels, self.num_paths, through=True)
-                return self.objective(self._clipped(scores)), (scores, fresh)
-            assert paths is not None
-            scores = self._with_flow(kernels, parameters, paths, score(kernels, paths))
-            return self.objective(self._clipped(scores)), (scores, paths)
-
-        (loss, (scores, used)), gradient = loss_of(state.parameters)
-        w = log_weights(scores if made is None else made)
-        clipped = jnp.mean(self._met_a_clip(used))
+        w = log_weights(made)
+        clipped = jnp.mean(self._met_a_clip(paths))
         finite = all_finite((loss, eqx.filter(gradient, eqx.is_inexact_array)))
         parameters, optimizer = self._updated(gradient, state)
         share = weights.ess(w) / w.size
@@ -329,7 +330,7 @@ class PathSampler(LearnedSampler):
 
     def _remember(
         self, rng_key: PRNGKeyArray, kernels: Kernels, paths: Paths, memory: Memory, t: Array
-    ) -> tuple[Paths, Memory, Array]:
+    ) -> tuple[tuple[Paths, Scores], Memory, Array]:
         """Replayed paths, the memory with the new ends, and what the local search has spent."""
         assert self.replay is not None
         key_starts, key_search, key_draw, key_back = random.split(rng_key, 4)
@@ -355,20 +356,55 @@ class PathSampler(LearnedSampler):
         if memory.found is not None:
             source = where(memory.found.num_held > 0, memory.found, memory.seen)
         drawn, _ = replays.draw(key_draw, source, self._num_replayed, self.replay.priority)
-        return backward_paths(key_back, kernels, drawn)[0], memory, spent
+        return backward_paths(key_back, kernels, drawn), memory, spent
+
+    def _off_policy(
+        self, reward: Reward, kernels: Kernels, old: Parameters, paths: Paths, scores: Scores
+    ) -> tuple[Array, Parameters]:
+        """Loss of paths with the scores they were made with, and its gradient.
+
+        First the loss is differentiated by the scores, then these by what is learned, some paths
+        at a time: whatever the length of the paths, a network is differentiated at `ROWS` states
+        at once, or at those of one path.
+        """
+        num = scores.log_reward.size
+        per = -(-num // -(-num * len(paths.states) // ROWS))
+        steps = jnp.arange(kernels.num_steps + 1) / kernels.num_steps
+        flow = None
+        if old.flow is not None:
+            of_path = lambda states: jax.vmap(old.flow)(states, steps)
+            flow = lax.map(of_path, jnp.swapaxes(paths.states, 0, 1), batch_size=per).T
+
+        def loss_of(log_pf: Array, log_pb: Array, flow: Array | None, log_z: Array) -> Array:
+            found = scores._replace(log_pf=log_pf, log_pb=log_pb)
+            return self.objective(
+                self._clipped(self._with_flow(kernels, found, paths, flow, log_z))
+            )
+
+        at = (scores.log_pf, scores.log_pb, flow, old.log_z)
+        loss, pulls = jax.value_and_grad(loss_of, (0, 1, 2, 3))(*at)
+        arrays, rest = eqx.partition((old.kernels, old.flow), eqx.is_inexact_array)
+
+        def pulled(arrays: Any, part: Any) -> Array:
+            learned, flow = eqx.combine(arrays, rest)
+            (states, looks), pulls = part
+            found = score_steps(self.kernels(reward, learned), states, looks)
+            if flow is not None:
+                found = (*found, along(lambda t, x: flow(x, t))(steps, states))
+            return jnp.sum(jnp.stack(list(map(jnp.vdot, jax.tree.leaves(pulls), found))))
+
+        gradient = sum_over_paths(jax.grad(pulled), arrays, (paths[:2], pulls[:3]), per)
+        return loss, Parameters(*gradient, pulls[3])
 
     def _with_flow(
-        self, kernels: Kernels, parameters: Parameters, paths: Paths, scores: Scores
+        self, kernels: Kernels, scores: Scores, paths: Paths, flow: Array | None, log_z: Array
     ) -> Scores:
         """Log F = log Z + log of the reference (or what looks ahead) + what is learned."""
-        if parameters.flow is not None:
+        if flow is not None:
             steps = jnp.arange(kernels.num_steps + 1)
-            flow = along(lambda n, x: parameters.flow(x, n / kernels.num_steps))(
-                steps, paths.states
-            )
             scores = scores._replace(log_flow=flow)
-            scores = fl_shift(scores, self._shift(kernels, paths, parameters.log_z, steps))
-        source = parameters.log_z + scores.log_start
+            scores = fl_shift(scores, self._shift(kernels, paths, log_z, steps))
+        source = log_z + scores.log_start
         return scores._replace(log_flow=scores.log_flow.at[0].set(source))
 
     def _shift(self, kernels: Kernels, paths: Paths, log_z: Array, steps: Array) -> Array:
@@ -393,7 +429,7 @@ class PathSampler(LearnedSampler):
     def _optimizers(self) -> tuple[Any, Any]:
         def adam(rate: Array) -> Any:
             schedule = optax.cosine_decay_schedule(rate, self.num_updates)
-            return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+            return optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)))
 
         return adam(self.learning_rate), adam(self.flow_learning_rate)
 

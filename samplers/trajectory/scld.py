@@ -256,4 +256,4 @@ class SCLD(LearnedSampler):
     @property
     def _optimizer(self) -> Any:
         schedule = optax.cosine_decay_schedule(self.learning_rate, self.num_updates)
-        return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+        return optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)))

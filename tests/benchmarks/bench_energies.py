@@ -1,18 +1,25 @@
 """Samplers of an energy on eight targets, at equal numbers of evaluations of the target.
 
-    make bench, or python tests/benchmarks/bench_energies.py table.md [evaluations [target ...]]
+    python tests/benchmarks/bench_energies.py rows.csv [evaluations [target ...]]
+    python tests/benchmarks/bench_energies.py rows.csv tables
 
 Samplers that are made for multimodal energies, learned or not, stand beside `TemperedSMC`,
 `ParallelTempering` and `NUTS`. Each run of each sampler spends one budget, counted as `ppl.compare`
 does: log-densities or gradients, whichever are more, with warm-up and training. All are told one
 number, the scale of the target, from which those that need a Gaussian reference make it. A learned
-sampler that is not in the library yet is left out, and joins by its name.
+sampler has its defaults but for the number of updates, which is what the budget pays.
 
 For each sampler and target: the error of log Z; of the masses of modes (total variation, largest
 over the groups); the sliced Wasserstein distance to exact draws, in sds, beside its floor, that of
 two sets of exact draws; and the effective sample size that its own diagnostics claim.
+
+A row is appended as soon as it is known, and those that are in the file are not run again: a run
+that was cut off goes on where it was. ``tables`` prints what is there, in Markdown, as
+``docs/samplers_of_energies.md`` has it from ``docs/samplers_of_energies.csv``.
 """
 
+import csv
+import functools
 import math
 import sys
 import time
@@ -36,7 +43,7 @@ from models.targets.funnel import hard_funnel
 from models.targets.many_well import many_well, many_well_5
 from models.targets.phi4 import Phi4
 
-BUDGET, SEEDS = 1_000_000, 2
+BUDGET, SEEDS = 300_000, 2
 TRAINING = 0.8  # share of the budget that a learned sampler trains on
 MOST_UPDATES = 5000  # where an update costs few evaluations
 
@@ -99,6 +106,18 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
+TITLES = {
+    "gmm25": "GMM-25",
+    "gmm40": "GMM-40, d = 2",
+    "gmm40-50": "GMM-40, d = 50",
+    "funnel": "Funnel, d = 10",
+    "wells5": "Many-well, d = 5",
+    "wells32": "Many-well, d = 32",
+    "phi4": "phi^4, 8 by 8 sites",
+    "regression": "Logistic regression, d = 31",
+}
+
+
 def broad(target: Any, scale: float) -> Any:
     """Gaussian of this scale on the space of the target, as something that can be sampled."""
     template = target.template
@@ -144,17 +163,23 @@ def learned(name: str) -> Callable[[Case, int], Any]:
 
     def make(case: Case, budget: int) -> Any:
         sampler = getattr(samplers, name)(scale=case.scale)
-        few = replace(sampler, num_updates=2)
-        spent = ppl.sample(few, case.target, 0, num_samples=1, progress=False).run.evaluations
-        each = max(spent["train"]) / 2
         # Two batches of draws have to be left: `compare` makes one at the end of training.
-        left = min(TRAINING * budget, budget - 2 * max(spent["sample"]))
-        return replace(sampler, num_updates=int(np.clip(left / max(each, 1), 1, MOST_UPDATES)))
+        left = min(TRAINING * budget, budget - 2 * max(sampler.evaluations(sampler.batch_size)))
+        updates = int(np.clip(left / update_cost(sampler), 1, MOST_UPDATES))
+        return replace(sampler, num_updates=updates)
 
     return make
 
 
-SAMPLERS |= {name: learned(name) for name in LEARNED if hasattr(samplers, name)}
+def update_cost(sampler: Any) -> float:
+    """Evaluations of one update: those of its paths, or of some paths now and then."""
+    if hasattr(sampler, "every"):
+        return 2 * sampler.num_paths / sampler.every
+    paths = getattr(sampler, "num_paths", None) or sampler.num_particles
+    return max(sampler.evaluations(paths))
+
+
+SAMPLERS |= {name: learned(name) for name in LEARNED}
 
 
 class Row(NamedTuple):
@@ -165,13 +190,14 @@ class Row(NamedTuple):
     distance: float = math.nan
     ess: float = math.nan
     seconds: float = math.nan
+    floor: float = math.nan
     failure: str = ""
 
     def __str__(self) -> str:
         if self.failure:
-            return f"fails: {self.failure} | | | |"
+            return f"fails: {self.failure} | | |"
         figures = [(self.log_z, ".2g"), (self.masses, ".2f"), (self.distance, ".2f")]
-        figures += [(self.ess, ".0f"), (self.seconds, ".0f")]
+        figures += [(self.ess, ".0f")]
         return " | ".join("-" if math.isnan(x) else format(x, form) for x, form in figures)
 
 
@@ -189,8 +215,8 @@ def mass_error(case: Case, draws: Any) -> float:
     return float(max(errors))
 
 
-def measure(name: str, case: Case, budget: int = BUDGET) -> tuple[Row, float]:
-    """A row, and the sliced Wasserstein distance of exact draws to others."""
+def measure(name: str, case: Case, budget: int = BUDGET) -> Row:
+    """A row; ``floor`` is the sliced Wasserstein distance of exact draws to others."""
     began = time.perf_counter()
     comparison = ppl.compare(
         case.target, {name: SAMPLERS[name](case, budget)}, 0, budget,
@@ -200,7 +226,7 @@ def measure(name: str, case: Case, budget: int = BUDGET) -> tuple[Row, float]:
     assert truth is not None
     floor = truth.distances()[1]
     if not standing.runs:
-        return Row(failure="; ".join(dict.fromkeys(standing.failures))), floor
+        return Row(floor=floor, failure="; ".join(dict.fromkeys(standing.failures)))
     known = truth.log_normalizer if case.log_normalizer is None else case.log_normalizer
     found = [run.log_evidence.value for run in standing.runs if run.log_evidence is not None]
     log_z = math.nan if known is None or not found else np.mean(np.abs(np.array(found) - known))
@@ -208,36 +234,78 @@ def measure(name: str, case: Case, budget: int = BUDGET) -> tuple[Row, float]:
     masses = np.mean([mass_error(case, run) for run in standing.runs])
     seconds = time.perf_counter() - began
     ess = standing.ess.mean(axis=0)[0]
-    return Row(float(log_z), float(masses), truth.distances(rows)[1], float(ess), seconds), floor
+    distance = truth.distances(rows)[1]
+    return Row(float(log_z), float(masses), distance, float(ess), seconds, floor)
 
 
-def lines(budget: int, names: list[str]) -> Iterator[str]:
+HEAD = ("target", "sampler", "budget", "seeds", *Row._fields)
+
+
+def read(path: Path) -> dict[tuple[str, str, int], Row]:
+    """Rows of a file by target, sampler and budget, in its order."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {
+            (line["target"], line["sampler"], int(line["budget"])): Row(
+                *(float(line[name]) for name in Row._fields[:-1]), line["failure"]
+            )
+            for line in csv.DictReader(file)
+        }
+
+
+def fill(path: Path, budget: int, names: list[str]) -> None:
+    """Append the rows that are missing: what trains nothing first."""
+    case_of = functools.cache(lambda name: CASES[name]())
+    known = read(path)
+    if not known:
+        path.write_text(",".join(HEAD) + "\n")
+    plain = [name for name in SAMPLERS if name not in LEARNED]
+    for group in (plain, LEARNED):
+        for target in names:
+            for sampler in group:
+                if (target, sampler, budget) in known:
+                    continue
+                row = measure(sampler, case_of(target), budget)
+                jax.clear_caches()
+                print(target, sampler, tuple(row), file=sys.stderr, flush=True)
+                with path.open("a", newline="") as file:
+                    line = (target, sampler, budget, SEEDS, *row)
+                    csv.writer(file, lineterminator="\n").writerow(line)
+
+
+def tables(path: Path) -> Iterator[str]:
     """A table for each target, in Markdown, a line at a time."""
-    for name in names:
-        case, floor, table = CASES[name](), math.nan, []
+    known = read(path)
+    for target in CASES:
+        found = {key: row for key, row in known.items() if key[0] == target}
+        if not found:
+            continue
+        floor = next(iter(found.values())).floor
+        yield f"## {TITLES[target]}"
+        yield ""
+        yield f"| sampler | log Z | masses | distance (floor {floor:.2f}) | ESS |"
+        yield "| --- | --- | --- | --- | --- |"
         for sampler in SAMPLERS:
-            row, floor = measure(sampler, case, budget)
-            jax.clear_caches()
-            print(case.name, sampler, tuple(row), file=sys.stderr, flush=True)
-            table.append(f"| `{sampler}` | {row} |")
-        yield f"### {case.name}"
-        yield ""
-        yield f"| sampler | log Z | masses | distance (floor {floor:.2f}) | ESS | seconds |"
-        yield "| --- | --- | --- | --- | --- | --- |"
-        yield from table
+            for (_, name, budget), row in found.items():
+                if name == sampler:
+                    more = "" if budget == BUDGET else f", {budget:,} evaluations"
+                    yield f"| `{sampler}`{more} | {row} |"
         yield ""
 
 
-def test_every_sampler_has_its_figures_on_a_mixture():
+def test_samplers_have_their_figures_on_a_mixture(tmp_path: Path) -> None:
     """Only that each runs: the figures are for reading."""
-    printed = list(lines(200_000, ["gmm25"]))
+    path = tmp_path / "rows.csv"
+    fill(path, BUDGET, ["gmm25"])
+    printed = list(tables(path))
     print("\n".join(printed))
     assert len(printed) == 5 + len(SAMPLERS)
 
 
 if __name__ == "__main__":
-    budget = int(sys.argv[2]) if len(sys.argv) > 2 else BUDGET
-    with Path(sys.argv[1]).open("w") as file:
-        for line in lines(budget, sys.argv[3:] or list(CASES)):
-            print(line, flush=True)
-            print(line, file=file, flush=True)
+    rows, *rest = sys.argv[1:]
+    if rest == ["tables"]:
+        print("\n".join(tables(Path(rows))))
+    else:
+        fill(Path(rows), int(rest[0]) if rest else BUDGET, rest[1:] or list(CASES))

@@ -152,7 +152,8 @@ def names() -> list[str]:
     """Kernels on positions of floats that fit some target here."""
     # Some are as good as what is within (kernels, a proposal); the others move sequences or paths.
     within = {"Gibbs", "ParallelTempering", "IndependenceMetropolis"}
-    other = within | {"SequenceMetropolis", "WalkJumpGibbs", "ConditionalSMC", "ParticleMetropolis"}
+    other = within | {"BackAndForth", "SequenceMetropolis", "WalkJumpGibbs"}
+    other |= {"ConditionalSMC", "ParticleMetropolis"}
     return [
         row.name
         for row in samplers.table()

@@ -58,13 +58,16 @@ def unconstrained_density(name: str) -> tuple[Callable[[Any], Any], Any, Any]:
     return lambda z: -info.potential_fn(z), info.param_info.z, info.postprocess_fn
 
 
-def numpyro_nuts(name: str, num_warmup: int, num_samples: int) -> Callable[[int], dict[str, Any]]:
+def numpyro_nuts(name: Any, num_warmup: int, num_samples: int) -> Callable[[int], dict[str, Any]]:
     """NumPyro's NUTS with vectorized chains, at its fastest: start and loop compiled once.
+
+    On a target by its name, or on what `unconstrained_density` would return.
 
     ``MCMC.run`` compiles its loop again on every call, also of the same object; that is what
     `bench_refit` measures. Here its kernel runs in a loop of ours, and only running is timed.
     """
-    density, start, constrain = unconstrained_density(name)
+    known = unconstrained_density(name) if isinstance(name, str) else name
+    density, start, constrain = known
     leaves, treedef = jax.tree.flatten(start)
 
     @jax.jit

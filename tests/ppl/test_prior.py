@@ -92,7 +92,8 @@ WALKS = {  # from a prior to a posterior, which a prior alone does not say
     "AIS", "NestedSampling", "ParallelTempering", "PersistentSMC", "TemperedSMC", "WasteFreeSMC",
 }  # fmt: skip
 OTHERS = {  # positions of another kind, other samplers within, noise to smooth by
-    "Gibbs", "IndependenceMetropolis", "LogConcaveChain", "SequenceMetropolis", "WalkJumpGibbs",
+    "BackAndForth", "Gibbs", "IndependenceMetropolis", "LogConcaveChain", "SequenceMetropolis",
+    "WalkJumpGibbs",
 }  # fmt: skip
 
 

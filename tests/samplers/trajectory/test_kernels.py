@@ -129,15 +129,18 @@ def explored():
     @eqx.filter_jit
     def program(kernels, noise):
         paths, scores = forward_paths(random.key(6), kernels, 2000, noise)
-        parts = [jax.tree.map(lambda x: x[:, :9], paths[:2]) for _ in range(2)]
-        parts = [Paths(*part, jax.tree.map(lambda x: x[:9], paths.ends)) for part in parts]
-        return paths, scores, score(kernels, paths), score(kernels, join(*parts))
+        some = Paths(
+            *jax.tree.map(lambda x: x[:, :9], paths[:2]),
+            jax.tree.map(lambda x: x[:9], paths.ends),
+        )
+        joined = join(*[(some, jax.tree.map(lambda x: x[..., :9], scores))] * 2)
+        return paths, scores, score(kernels, paths), score(kernels, joined[0]), joined[1]
 
     return kernels, program(kernels, 0.0), program(kernels, 1.0)
 
 
 def test_exploration_widens_the_draws_and_is_never_scored(explored):
-    kernels, (plain, *_), (noisy, scores, again, _) = explored
+    kernels, (plain, *_), (noisy, scores, again, *_) = explored
     assert noisy.states[1].std() > 1.3 * plain.states[1].std()
     np.testing.assert_allclose(again.log_pf, scores.log_pf, rtol=1e-4, atol=1e-3)
     # By hand, with the sampler's own sd: with the sd that was drawn from it would be another.
@@ -154,10 +157,11 @@ def normal(y, mean, sd):
 
 
 def test_joined_paths_score_as_they_do_alone(explored):
-    _, (_, scores, _, joined), _ = explored
+    _, (_, scores, _, joined, kept), _ = explored
     for part in (joined.log_pf[:, :9], joined.log_pf[:, 9:]):
         np.testing.assert_allclose(part, scores.log_pf[:, :9], rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(joined.log_reward[9:], scores.log_reward[:9], rtol=1e-4)
+    np.testing.assert_array_equal(kept.log_pf[:, 9:], scores.log_pf[:, :9])
 
 
 def test_a_law_of_a_point_has_no_density_and_no_gradient():

@@ -1,5 +1,6 @@
 """Training through the driver: what it reports, stops at, keeps, and refuses."""
 
+import contextlib
 from functools import partial
 
 import equinox as eqx
@@ -18,9 +19,11 @@ from samplers.mcmc.independence import IndependenceMetropolis
 from samplers.mcmc.random_walk import RandomWalk
 from samplers.networks import MLP
 from samplers.smc.tempered import TemperedSMC
+from samplers.trajectory import sampler as trajectory
 from samplers.trajectory.cmcd import CMCD
 from samplers.trajectory.dds import DDS
 from samplers.trajectory.dis import DIS
+from samplers.trajectory.kernels import along, forward_paths, score, sum_over_paths
 from samplers.trajectory.objectives import (
     DetailedBalance,
     ForwardKL,
@@ -37,7 +40,6 @@ FOUR = GaussianMixture([[2.0, 2.0], [2.0, -2.0], [-2.0, 2.0], [-2.0, -2.0]], 0.3
 SOFT = GaussianMixture([[1.5, 1.5], [1.5, -1.5], [-1.5, 1.5], [-1.5, -1.5]])
 LOG_Z = float(FOUR.log_normalizer)
 SEARCH = LocalSearch(every=5, num_chains=8, num_steps=4)
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
 SMALL = {"num_steps": 6, "num_paths": 16, "network": partial(MLP, width=8, depth=1)}
 # One program serves most of what follows.
 FULL = PIS(
@@ -52,13 +54,20 @@ FULL = PIS(
 # PIS on trajectory balance, with all that may go with it -------------------------------------
 
 
-@pytest.fixture(scope="module")
-def quickly_compiled():
-    """As `unoptimized`, for the whole module: its runs are made by a fixture."""
+@contextlib.contextmanager
+def quickly(yes=True):
+    """Compile fast, run slowly, as with `unoptimized`."""
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", yes)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(autouse=True)
+def compiled(request):
+    """All tests compile more than they compute, but for the slow ones."""
+    with quickly(request.node.get_closest_marker("slow") is None):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +76,9 @@ def where(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def draws(where, quickly_compiled):
-    return ppl.sample(FULL, SOFT, 3, num_samples=600, progress=False, checkpoint=where)
+def draws(where):
+    with quickly():
+        return ppl.sample(FULL, SOFT, 3, num_samples=600, progress=False, checkpoint=where)
 
 
 def test_training_is_reported_update_by_update(draws):
@@ -214,6 +224,76 @@ def test_every_objective_moves_the_parameters_of_every_sampler(sampler):
     assert np.isfinite(info.loss)
     assert not info.diverging
     assert max(map(float, jax.tree.leaves(moved))) > 1e-4
+
+
+# Gradients of some paths at a time ------------------------------------------------------------
+
+
+def off_policy(objective, num_paths=7, num_steps=4):
+    """Parameters, and functions of them: paths, scores, loss and gradient; the loss by rescoring."""
+    sampler = PIS(objective=objective, num_steps=num_steps, network=SMALL["network"])
+    state = sampler.init(random.key(0), SOFT)
+    arrays, rest = eqx.partition(state.parameters, eqx.is_inexact_array)
+    noisy = jax.tree.map(lambda x: x + 0.3 * random.normal(random.key(1), x.shape), arrays)
+    reward = sampler._reward(SOFT)
+
+    def made(arrays, key):
+        parameters = eqx.combine(arrays, rest)
+        kernels = sampler.kernels(reward, parameters.kernels)
+        paths, scores = forward_paths(key, kernels, num_paths, 0.3)
+        return (paths, scores), sampler._off_policy(reward, kernels, parameters, paths, scores)
+
+    def plain(arrays, paths):
+        parameters = eqx.combine(arrays, rest)
+        kernels = sampler.kernels(reward, parameters.kernels)
+        steps = jnp.arange(num_steps + 1)
+        flow = None
+        if parameters.flow is not None:
+            flow = along(lambda n, x: parameters.flow(x, n / num_steps))(steps, paths.states)
+        scores = score(kernels, paths)
+        scores = sampler._with_flow(kernels, scores, paths, flow, parameters.log_z)
+        return sampler.objective(sampler._clipped(scores))
+
+    return noisy, made, plain
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [TrajectoryBalance(), pytest.param(SubTrajectoryBalance(0.9), marks=pytest.mark.slow)],
+    ids=["TB", "SubTB"],
+)
+def test_the_gradient_of_some_paths_at_a_time_is_that_of_all(objective, monkeypatch):
+    """Seven paths, two at a time, and of the last two one was there before."""
+    arrays, made, plain = off_policy(objective)
+    monkeypatch.setattr(trajectory, "ROWS", 10)
+    (paths, _), (loss, gradient) = jax.jit(made)(arrays, random.key(2))
+    expected = jax.jit(jax.value_and_grad(plain))(arrays, paths)
+    assert loss == pytest.approx(float(expected[0]), rel=1e-4)
+    for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected[1]), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * np.abs(other).max() + 1e-7)
+
+
+def test_paths_are_counted_once():
+    paths = (jnp.ones((3, 7)), jnp.arange(21.0).reshape(3, 7))
+    fn = lambda learned, part: learned * jnp.vdot(*part)
+    for per in (1, 2, 3, 7, 9):
+        assert sum_over_paths(fn, jnp.ones(()), paths, per) == 210
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_memory_of_a_gradient_does_not_grow_with_the_steps(bounded, monkeypatch):
+    """But for what is stored of the paths; the twin differentiates at all states at once."""
+    monkeypatch.setattr(trajectory, "ROWS", 256 if bounded else 10**6)
+
+    def needed(num_steps):
+        arrays, made, _ = off_policy(TrajectoryBalance(), 64, num_steps)
+        (paths, scores), _ = jax.eval_shape(made, arrays, random.key(2))
+        stored = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((paths, scores)))
+        compiled = jax.jit(made).lower(arrays, random.key(2)).compile()
+        return stored, compiled.memory_analysis().temp_size_in_bytes
+
+    (stored, short), (longer, long) = needed(24), needed(48)
+    assert (long - short < 2 * (longer - stored)) == bounded
 
 
 def _numbers(state):

@@ -1,0 +1,204 @@
+"""Longer runs of learned samplers on the targets that papers report, shortened to a processor.
+
+    python tests/benchmarks/bench_published.py [run ...]
+
+Each prints one line, with the processor time it took; ``docs/samplers_of_energies.md`` has them.
+None is a test: how far from the truth they come is what they are run for.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+
+import ppl
+import samplers
+from models.environments.bit_sequences import BitSequences
+from models.environments.hypergrid import Hypergrid
+from models.targets.funnel import hard_funnel
+from models.targets.many_well import many_well
+from models.targets.particles import DoubleWellParticles
+from ppl.state_graph import state_graph, total_variation
+from samplers.gflownet.laws import terminal_law
+
+
+def weighed(draws: Any, target: Any) -> str:
+    """Errors of log Z and of the mean of w, and the share of ESS."""
+    w, truth = draws.log_weights.ravel(), float(target.log_normalizer)
+    ess = ppl.weights.ess(w) / w.size
+    return (
+        f"log Z off by {draws.log_evidence.value - truth:.3f}, mean of w by {w.mean() - truth:.3f},"
+        f" ESS {ess:.3f}"
+    )
+
+
+def wells(sampler: Any) -> str:
+    """Many-well 32: log Z, and the worst of sixteen left masses."""
+    target = many_well()
+    draws = ppl.sample(sampler, target, 0, num_samples=20_480, progress=False)
+    shares = ppl.weights.probabilities(draws.log_weights.ravel())
+    left = np.asarray(target.in_left_well(jnp.asarray(draws["x"][0])))
+    weighted, plain = shares @ left, left.mean(0)
+    off = lambda mass: np.abs(mass - float(target.left_share)).max()
+    return (
+        f"{weighed(draws, target)}; left masses off by {off(weighted):.3f} at most, "
+        f"{off(plain):.3f} without weights; mean {plain.mean():.4f} (0.1557)"
+    )
+
+
+def wells_by_balance() -> str:
+    """Trajectory balance with the gradient in the control, exploration, replay and search."""
+    search = samplers.LocalSearch(every=100, num_chains=128, num_steps=60, step_size=0.1)
+    return wells(
+        samplers.PIS(
+            objective=samplers.TrajectoryBalance(), scale=1.0, exploration=0.2, num_updates=4000,
+            replay=samplers.Replay(capacity=20_000, local_search=search),
+        )
+    )  # fmt: skip
+
+
+def wells_by_annealing() -> str:
+    """CMCD by the log-variance."""
+    return wells(samplers.CMCD(objective=samplers.VarGrad(), scale=1.5, num_updates=3000))
+
+
+def funnels(make: Callable[[], Any], num_keys: int = 3) -> str:
+    """Funnel: log Z over some keys."""
+    target, found = hard_funnel(), []
+    for key in range(num_keys):
+        draws = ppl.sample(make(), target, key, num_samples=20_480, progress=False)
+        w = draws.log_weights.ravel()
+        found.append((draws.log_evidence.value, w.mean(), ppl.weights.ess(w) / w.size))
+    log_z, means, ess = np.array(found).T
+    return (
+        f"log Z off by {np.round(log_z - float(target.log_normalizer), 3)}, sd "
+        f"{log_z.std(ddof=1):.3f}; mean of w {means.round(2)}, ESS {ess.round(3)}"
+    )
+
+
+def funnel_by_annealing() -> str:
+    """CMCD by reverse KL, with the source as wide as the neck."""
+    return funnels(lambda: samplers.CMCD(scale=3.0, num_steps=64, num_updates=2000))
+
+
+def grid() -> str:
+    """Hypergrid of 20^4 cells, R_0 = 1e-3: the exact law of what is built, by corner."""
+    cells = Hypergrid(4, 20, rewards=(1e-3, 0.5, 2.0))
+    gflownet = samplers.GFlowNet(num_updates=6000, num_paths=64, learning_rate=3e-3)
+    draws = ppl.sample(gflownet, cells, 0, num_samples=1024, progress=False)
+    graph = state_graph(cells)
+    law, exact = terminal_law(draws.sampler, cells, graph), graph.exact_law()
+    corner = (np.asarray(graph.states) > 9) @ np.array([8, 4, 2, 1])
+    off = np.bincount(corner, law) / np.bincount(corner, exact) - 1
+    assert draws.log_evidence is not None
+    log_z = np.logaddexp.reduce(graph.log_reward)
+    return (
+        f"total variation {total_variation(law, exact):.4f}; masses of the 16 corners off by "
+        f"{np.abs(off).max():.1%} at most; log Z off by {draws.log_evidence.value - log_z:.4f}"
+    )
+
+
+def bits() -> str:
+    """Bit sequences of 120 bits: basins by a network, a chain, and tempered SMC with that chain."""
+    environment = BitSequences()
+    log_z, error, masses = environment.truth(np.random.default_rng(0), 200_000)
+    gflownet = samplers.GFlowNet(
+        policy=samplers.MLPPolicy(256), num_updates=4000, learning_rate=2e-3, exploration=0.05
+    )
+    uniform = ppl.SequenceModel(even, jnp.zeros(256), environment.length)
+    chain = samplers.BackAndForth(environment)
+    runs: dict[str, Any] = {
+        "GFlowNet": lambda: ppl.sample(gflownet, environment, 0, num_samples=6000, progress=False),
+        "BackAndForth": lambda: ppl.sample(
+            chain, environment, 0, init=samplers.built, num_chains=600, num_warmup=600,
+            num_samples=10, progress=False,
+        ),
+        "TemperedSMC": lambda: ppl.sample(
+            samplers.TemperedSMC(6000, chain, reference=uniform, num_moves=5), environment, 0,
+            progress=False,
+        ),
+    }  # fmt: skip
+    told = [f"log Z {log_z:.3f} +- {error:.3f}"]
+    for name, run in runs.items():
+        draws = run()
+        strings = np.asarray(draws["x"]).reshape(-1, 120)
+        nearest, away = environment.basins(strings)
+        counts = np.bincount(nearest, minlength=60)
+        expected = counts.sum() * masses
+        chi_square = ((counts - expected) ** 2 / expected).sum()
+        found = "none" if draws.log_evidence is None else f"{draws.log_evidence.value:.3f}"
+        told.append(
+            f"{name}: chi-square {chi_square:.1f} of 59, log Z {found}, mean distance "
+            f"{away.mean():.2f}, {draws.num_evaluations[0]:,} rewards"
+        )
+    return "; ".join(told)
+
+
+def even(params: Any, tokens: Any) -> Any:
+    """Logits of words that are all alike."""
+    return jnp.broadcast_to(params, (tokens.shape[0], 256))
+
+
+def dw4() -> str:
+    """DW4: W2 of 1,000 draws to as many of a long run of tempering, beside those of two such."""
+    target = DoubleWellParticles()
+    tempering = samplers.ParallelTempering(10, reference=wide(target))
+    long = ppl.sample(tempering, target, 7, 20_000, 4, progress=False)
+    pool = np.asarray(long["x"]).reshape(-1, 8)[::20]
+    rng = np.random.default_rng(0)
+    rng.shuffle(pool)
+    told = [f"floor {wasserstein(pool[:1000], pool[1000:2000]):.3f}"]
+    learners = {
+        "AdjointSampling": samplers.AdjointSampling(scale=3.0, num_updates=4000),
+        "ASBS": samplers.ASBS(scale=3.0, num_updates=6000),
+        "PIS": samplers.PIS(scale=3.0, num_updates=1500),
+    }
+    for name, sampler in learners.items():
+        draws = ppl.sample(sampler, target, 0, num_samples=1024, progress=False)
+        plain = np.asarray(draws["x"][0])[:1000].reshape(-1, 8)
+        ess = ppl.weights.ess(draws.log_weights.ravel()) / 1024
+        told.append(f"{name} {wasserstein(plain, pool[2000:3000]):.3f} (ESS {ess:.2f})")
+    return "; ".join(told)
+
+
+def wide(target: Any) -> Any:
+    """Gaussian three wide on the same space."""
+    import numpyro.distributions as dist
+
+    return dist.Normal(0, 3.0).expand(target.template.shape).to_event()
+
+
+def wasserstein(x: np.ndarray, y: np.ndarray) -> float:
+    """Order two, exact, of equally many points."""
+    cost = ((x[:, None] - y[None]) ** 2).sum(-1)
+    rows, columns = scipy.optimize.linear_sum_assignment(cost)
+    return float(np.sqrt(cost[rows, columns].mean()))
+
+
+RUNS: dict[str, Callable[[], str]] = {
+    "grid": grid,
+    "bits": bits,
+    "wells": wells_by_balance,
+    "wells-cmcd": wells_by_annealing,
+    "funnel-cmcd": funnel_by_annealing,
+    "dw4": dw4,
+}
+
+
+def lines(names: list[str]) -> Iterator[str]:
+    """A line for each run."""
+    for name in names or list(RUNS):
+        began = time.process_time()
+        told = RUNS[name]()
+        yield f"{name}: {told} ({time.process_time() - began:.0f} s of processor time)"
+        jax.clear_caches()
+
+
+if __name__ == "__main__":
+    for line in lines(sys.argv[1:]):
+        print(line, flush=True)
