@@ -67,8 +67,8 @@ for ax, arrows, title in zip(
     ax.set_yticks(range(4), names)
 
 # %%
-# Waist and weight belong together, and so do chin-ups and sit-ups; which way their arrows point,
-# data of this kind do not say.
+# Three pairs belong together: weight and waist, waist and sit-ups, chin-ups and sit-ups. Which way
+# their arrows point, data of this kind hardly say.
 
 for i, j in zip(*np.nonzero(np.triu(exact + exact.T > 0.8)), strict=True):
     print(f"{names[i]} - {names[j]}: {exact[i, j]:.2f} one way, {exact[j, i]:.2f} the other")

@@ -3,18 +3,15 @@ What else can a sampler learn from than whole paths?
 ====================================================
 
 A diffusion sampler that is trained on the weights of its own paths has one number for each path,
-and learns nothing of modes that no path has found. Five answers to that, on the same kernels:
-replay of ends that a local search has improved (trajectory balance [1]_), a flow that tells of
-every piece of a path (DGFS [2]_), segments that are resampled in between (SCLD [3]_), regression on
-the gradient at the ends alone, which are used many times (adjoint sampling [4]_), and the same from
-a source as wide as the target, with a corrector for where paths began (ASBS [5]_).
+and learns nothing of modes that no path has found. Three answers to that: replay of ends that a
+local search has improved (trajectory balance [1]_), a flow that tells of every piece of a path
+(DGFS [2]_), and segments that are resampled in between (SCLD [3]_).
+Samplers that learn from the ends of paths alone have a page of their own.
 
 .. [1] M. Sendera et al., "Improved off-policy training of diffusion samplers", NeurIPS 2024,
    arXiv:2402.05098.
 .. [2] D. Zhang et al., "Diffusion generative flow samplers", ICLR 2024, arXiv:2310.02679.
 .. [3] J. Chen et al., "Sequential controlled Langevin diffusions", ICLR 2025, arXiv:2412.07081.
-.. [4] A. Havens et al., "Adjoint sampling", ICML 2025, arXiv:2504.11713.
-.. [5] G.-H. Liu et al., "Adjoint Schroedinger bridge sampler", NeurIPS 2025, arXiv:2506.22565.
 """
 
 # %%
@@ -49,8 +46,6 @@ learners = {
     ),
     "pieces": samplers.DGFS(**steps, **updates),
     "segments": samplers.SCLD(num_segments=2 if smoke else 5, steps_per_segment=4, **updates),
-    "ends": samplers.AdjointSampling(num_updates=2 if smoke else 800, **steps),
-    "bridges": samplers.ASBS(num_updates=2 if smoke else 1600, **steps),
 }
 draws = {
     name: ppl.sample(sampler, target, rng_key=1, num_samples=4096)

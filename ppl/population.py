@@ -186,7 +186,11 @@ def _of_one_length(positions: Any, log_weights: Any) -> tuple[Any, Any]:
 # Learned --------------------------------------------------------------------------------------
 
 
-@eqx.filter_jit
+# It runs once, and is nearly all random numbers, which take longer to compile well than to draw.
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+@eqx.filter_jit(compiler_options=QUICKLY)  # pyright: ignore[reportCallIssue]
 def _untrained(sampler: LearnedSampler, target: Energy, key: PRNGKeyArray) -> Any:
     return chunks.strong(sampler.init(keys.key_for(key, keys.START), target))
 

@@ -17,10 +17,12 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 # Twelve seconds and more, nearly all of it compilation: these wait for the slow run.
 LONG = {
     "approximate_then_correct",
+    "arrows_between_variables",
     "calibrate_a_model",
     "discrete_latents_with_gibbs",
     "evidence_of_a_model",
     "learn_a_sampler",
+    "learn_from_ends_of_paths",
     "learn_from_pieces_of_paths",
     "modes_by_tempering",
     "noise_chosen_after_training",

@@ -35,19 +35,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax, random
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ppl import weights
 from ppl.environment import Environment, State
-from ppl.sampler import Exactness, LearnedSampler, positive, share, size, where
+from ppl.sampler import Exactness, LearnedSampler, positive, share, size
 from ppl.template import TargetError
+from samplers.descent import adam, begin, descend, is_finite
 from samplers.gflownet.paths import Exploration, Paths, cut, forward_paths
 from samplers.gflownet.policies import BackwardPolicy, MLPPolicy, Policy, UniformBackward
 from samplers.gflownet.revisit import Revisit, remember
 from samplers.gflownet.scores import look_forward, score
-from samplers.mcmc.metropolis import all_finite
 from samplers.trajectory.objectives import Objective, TrajectoryBalance, log_weights
 from samplers.trajectory.replay import Buffer
 
@@ -192,7 +191,8 @@ class GFlowNet(LearnedSampler):
 
     def init(self, rng_key: PRNGKeyArray, target: Any) -> GFlowNetState:
         learned = Learned(self.policy.start(rng_key, target), jnp.zeros(()))
-        optimizer = _adam().init(eqx.filter(learned, eqx.is_inexact_array))
+        parts = zip(self._optimizers, learned, strict=True)
+        optimizer = tuple(begin(*part) for part in parts)
         buffer = None if self.revisit is None else self.revisit.empty(target)
         zero = jnp.zeros((), jnp.int32)
         return GFlowNetState(learned, jnp.zeros(()), optimizer, zero, buffer)
@@ -221,9 +221,16 @@ class GFlowNet(LearnedSampler):
 
         (loss, aux), gradient = eqx.filter_value_and_grad(loss_of, has_aux=True)(state.learned)
         w, log_z = aux
-        updated = self._updated(state._replace(log_z=log_z, buffer=buffer), gradient)
-        fine = all_finite((loss, gradient))
-        kept = where(fine, *(eqx.filter(s, eqx.is_array) for s in (updated, state)))
+        fine = is_finite(loss, gradient)
+        moved = [
+            descend(*of_part, fine)
+            for of_part in zip(
+                self._optimizers, gradient, state.optimizer, state.learned, strict=True
+            )
+        ]
+        learned, optimizer = zip(*moved, strict=True)
+        done = state.updates + fine
+        log_z = jnp.where(fine, log_z, state.log_z)
         info = GFlowNetInfo(
             loss,
             jnp.sum(jnp.where(paths.complete, w, 0.0)) / jnp.maximum(jnp.sum(paths.complete), 1),
@@ -232,7 +239,7 @@ class GFlowNet(LearnedSampler):
             ~fine,
             jnp.stack([num_rewards, jnp.int32(0)]),
         )
-        return eqx.combine(kept, state), info
+        return GFlowNetState(Learned(*learned), log_z, optimizer, done, buffer), info
 
     def _paths(
         self, rng_key: PRNGKeyArray, target: Any, state: GFlowNetState
@@ -259,17 +266,11 @@ class GFlowNet(LearnedSampler):
         goes_back = state.updates % revisit.every == revisit.every - 1
         return lax.cond(goes_back, found, built, state.buffer)
 
-    def _updated(self, state: GFlowNetState, gradient: Any) -> GFlowNetState:
-        """One Adam step, with a learning rate for the policy and another for log Z."""
-        update: Any = _adam().update
-        direction, optimizer = update(gradient, state.optimizer)
-        falling = optax.cosine_decay_schedule(1.0, self.num_updates)(state.updates)
-        by = lambda rate, tree: jax.tree.map(lambda x: -(rate * falling).astype(x.dtype) * x, tree)
-        steps = Learned(
-            by(self.learning_rate, direction.policy), by(self.log_z_learning_rate, direction.log_z)
-        )
-        learned = eqx.apply_updates(state.learned, steps)
-        return GFlowNetState(learned, state.log_z, optimizer, state.updates + 1, state.buffer)
+    @property
+    def _optimizers(self) -> tuple[Any, Any]:
+        """The policy and log Z have their own rates."""
+        rates = self.learning_rate, self.log_z_learning_rate
+        return adam(rates[0], self.num_updates, None), adam(rates[1], self.num_updates, None)
 
     def _exploration(self, updates: Int[Array, ""]) -> Exploration:
         left = jnp.maximum(1 - 2 * updates / self.num_updates, 0.0)
@@ -295,11 +296,6 @@ class GFlowNet(LearnedSampler):
                 "the environment a mask that keeps off such objects, or a positive reward"
             )
         return []
-
-
-def _adam() -> optax.GradientTransformation:
-    """Adam on all numbers in a row: one for each array of the policy takes longer."""
-    return optax.flatten(optax.scale_by_adam())
 
 
 def _rewards(target: Environment, paths: Paths) -> Float[Array, " B"]:

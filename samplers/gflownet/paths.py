@@ -106,9 +106,10 @@ def forward_from(
     def transition(carry: Any) -> Any:
         t, states, going, paths = carry
         after, actions, moves = jax.vmap(one)(states, jax.tree.map(lambda x: x[t], noise), going)
-        here = Paths(states, actions, going, ~moves)
         put = lambda all, now: all.at[t].set(now)
-        paths = Paths(*jax.tree.map(put, paths[:3], here[:3]), ~moves)
+        *kept, _ = paths
+        kept = jax.tree.map(put, tuple(kept), (states, actions, going))
+        paths = Paths(*kept, complete=~moves)
         return t + 1, after, moves, paths
 
     # A scan would go on to the longest possible path; this ends with the last of these.

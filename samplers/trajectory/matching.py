@@ -13,15 +13,14 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax, random
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ppl import weights
 from ppl.energy import Energy, Position
-from ppl.sampler import Exactness, LearnedSampler, where
-from samplers.mcmc.metropolis import all_finite
+from ppl.sampler import Exactness, LearnedSampler
+from samplers.descent import adam, begin, descend, is_finite
 from samplers.trajectory import replay
 from samplers.trajectory.kernels import Reward, backward_paths, flattened, forward_paths
 from samplers.trajectory.objectives import log_weights
@@ -102,7 +101,7 @@ class MatchingSampler(LearnedSampler):
         learned = self.first(rng_key, template.shape[0], template.dtype)
         ends = replay.empty(Ends(template, template, template), self.capacity, template.dtype)
         nothing = jnp.array([-jnp.inf, -jnp.inf, 0.0], template.dtype)
-        moments = tuple(self._optimizer(len(learned)).init(_numbers(part)) for part in learned)
+        moments = tuple(begin(self._optimizer(len(learned)), part) for part in learned)
         return MatchingState(learned, moments, jnp.zeros((), jnp.int32), ends, nothing)
 
     def step(
@@ -140,19 +139,18 @@ class MatchingSampler(LearnedSampler):
             return lax.switch(turn, branches)
 
         loss, gradient = eqx.filter_value_and_grad(loss_of)(state.learned)
-        fine = (ends.num_held > 0) & all_finite((loss, _numbers(gradient)))
-        learned, optimizers = [], []
-        for part in range(num_parts):
-            old = state.learned[part], state.optimizers[part]
-            updates, moments = self._optimizer(num_parts).update(gradient[part], old[1])
-            new = eqx.apply_updates(old[0], updates), moments
-            kept = where(fine & (turn == part), *(eqx.filter(s, eqx.is_array) for s in (new, old)))
-            moved, moments = eqx.combine(kept, old)
-            learned.append(moved)
-            optimizers.append(moments)
+        fine = (ends.num_held > 0) & is_finite(loss, gradient)
+        optimizer = self._optimizer(num_parts)
+        moved = [
+            descend(optimizer, *of_part, fine & (turn == part))
+            for part, of_part in enumerate(
+                zip(gradient, state.optimizers, state.learned, strict=True)
+            )
+        ]
+        learned, optimizers = zip(*moved, strict=True)
         # The weights see the density once more, beside its gradient.
         spent = jnp.where(now, jnp.array([2, 1]) * self.num_paths, 0).astype(jnp.int32)
-        after = MatchingState(tuple(learned), tuple(optimizers), state.updates + 1, ends, judged)
+        after = MatchingState(learned, optimizers, state.updates + 1, ends, judged)
         elbo, log_evidence, share = judged
         return after, MatchingInfo(loss, elbo, log_evidence, share, ~fine, spent)
 
@@ -201,10 +199,4 @@ class MatchingSampler(LearnedSampler):
         return jnp.expm1(2 * log_ratio * t) / jnp.expm1(2 * log_ratio)
 
     def _optimizer(self, num_parts: int) -> Any:
-        turns = -(-self.num_updates // num_parts)
-        schedule = optax.cosine_decay_schedule(self.learning_rate, turns)
-        return optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)))
-
-
-def _numbers(tree: Any) -> Any:
-    return eqx.filter(tree, eqx.is_inexact_array)
+        return adam(self.learning_rate, -(-self.num_updates // num_parts))

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax, random
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -22,7 +21,7 @@ from ppl import weights
 from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import Exactness, LearnedSampler, nonnegative, positive, share, size, where
 from ppl.template import describe
-from samplers.mcmc.metropolis import all_finite
+from samplers.descent import adam, begin, descend, is_finite
 from samplers.trajectory import replay as replays
 from samplers.trajectory.control import small
 from samplers.trajectory.kernels import (
@@ -217,9 +216,8 @@ class PathSampler(LearnedSampler):
             flow = small(key_flow, (d,), out_shape=(), dtype=dtype)
         learned = self.first(key_kernels, d, dtype)
         parameters = Parameters(learned, flow, jnp.zeros((), dtype))
-        optimizer = tuple(
-            opt.init(part) for opt, part in zip(self._optimizers, _groups(parameters), strict=True)
-        )
+        parts = zip(self._optimizers, _groups(parameters), strict=True)
+        optimizer = tuple(begin(*part) for part in parts)
         memory = None
         if self.replay is not None:
             room = replays.empty(flat.template, self.replay.capacity, dtype)
@@ -247,8 +245,7 @@ class PathSampler(LearnedSampler):
                 return self.objective(self._clipped(made)), (made, paths)
 
             (loss, (made, paths)), gradient = loss_of(state.parameters.kernels)
-            still = jax.tree.map(jnp.zeros_like, _groups(state.parameters)[1])
-            gradient = Parameters(gradient, *still)
+            gradient = Parameters(gradient, None, jnp.zeros_like(state.parameters.log_z))
         else:
             kernels = self.kernels(reward, held(state.parameters.kernels))
             num = self.num_paths - self._num_replayed
@@ -262,16 +259,21 @@ class PathSampler(LearnedSampler):
 
         w = log_weights(made)
         clipped = jnp.mean(self._met_a_clip(paths))
-        finite = all_finite((loss, eqx.filter(gradient, eqx.is_inexact_array)))
-        parameters, optimizer = self._updated(gradient, state)
+        fine = is_finite(loss, gradient)
+        moved = [
+            descend(*of_group, fine)
+            for of_group in zip(
+                self._optimizers, _groups(gradient), state.optimizer, _groups(state.parameters),
+                strict=True,
+            )
+        ]  # fmt: skip
+        ((learned, (flow, log_z)), optimizer) = zip(*moved, strict=True)
         share = weights.ess(w) / w.size
         running = FORGET * state.ess + (1 - FORGET) * share
-        updated = PathState(parameters, optimizer, t + 1, running, memory)
-        kept = state._replace(updates=t + 1, ess=running, memory=memory)
-        kept = where(finite, *(eqx.filter(s, eqx.is_array) for s in (updated, kept)))
+        updated = PathState(Parameters(learned, flow, log_z), optimizer, t + 1, running, memory)
         spent = spent + jnp.array(self._cost(self.num_paths, training=True), jnp.int32)
-        return eqx.combine(kept, state), PathInfo(
-            loss, jnp.mean(w), weights.log_mean_exp(w), share, clipped, ~finite, spent
+        return updated, PathInfo(
+            loss, jnp.mean(w), weights.log_mean_exp(w), share, clipped, ~fine, spent
         )
 
     def done(self, state: PathState) -> Bool[Array, ""]:
@@ -394,7 +396,8 @@ class PathSampler(LearnedSampler):
             return jnp.sum(jnp.stack(list(map(jnp.vdot, jax.tree.leaves(pulls), found))))
 
         gradient = sum_over_paths(jax.grad(pulled), arrays, (paths[:2], pulls[:3]), per)
-        return loss, Parameters(*gradient, pulls[3])
+        kernels_gradient, flow_gradient = gradient
+        return loss, Parameters(kernels_gradient, flow_gradient, pulls[3])
 
     def _with_flow(
         self, kernels: Kernels, scores: Scores, paths: Paths, flow: Array | None, log_z: Array
@@ -427,36 +430,11 @@ class PathSampler(LearnedSampler):
 
     @property
     def _optimizers(self) -> tuple[Any, Any]:
-        def adam(rate: Array) -> Any:
-            schedule = optax.cosine_decay_schedule(rate, self.num_updates)
-            return optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)))
-
-        return adam(self.learning_rate), adam(self.flow_learning_rate)
-
-    def _updated(self, gradient: Parameters, state: PathState) -> tuple[Parameters, Any]:
         """Kernels and flows have their own rates and clips."""
-        moved, moments = [], []
-        for opt, part, g, moment in zip(
-            self._optimizers,
-            _groups(state.parameters),
-            _groups(gradient),
-            state.optimizer,
-            strict=True,
-        ):
-            updates, moment = opt.update(g, moment)
-            moved.append(eqx.apply_updates(part, updates))
-            moments.append(moment)
-        kernels, (flow, log_z) = (
-            eqx.combine(new, old) for new, old in zip(moved, _split(state.parameters), strict=True)
-        )
-        return Parameters(kernels, flow, log_z), tuple(moments)
-
-
-def _split(parameters: Parameters) -> tuple[Any, Any]:
-    return parameters.kernels, (parameters.flow, parameters.log_z)
+        rates = self.learning_rate, self.flow_learning_rate
+        return adam(rates[0], self.num_updates), adam(rates[1], self.num_updates)
 
 
 def _groups(parameters: Parameters) -> tuple[Any, Any]:
-    """The numbers that are learned, in the groups of the two optimizers."""
-    kernels, flow = (eqx.filter(part, eqx.is_inexact_array) for part in _split(parameters))
-    return kernels, flow
+    """What the two optimizers move."""
+    return parameters.kernels, (parameters.flow, parameters.log_z)

@@ -21,16 +21,15 @@ from typing import Any, ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jax import random
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ppl import weights
 from ppl.energy import Energy, Position
-from ppl.sampler import Exactness, LearnedSampler, fraction, positive, size, where
+from ppl.sampler import Exactness, LearnedSampler, fraction, positive, size
+from samplers.descent import adam, begin, descend, is_finite
 from samplers.langevin.mala import MALA
 from samplers.mcmc.metrics import Identity
-from samplers.mcmc.metropolis import all_finite
 from samplers.smc import feynman_kac as fk
 from samplers.trajectory.cmcd import AnnealedLangevin, Annealing, annealed_langevin, untrained
 from samplers.trajectory.control import small
@@ -180,7 +179,7 @@ class SCLD(LearnedSampler):
         learned = untrained(
             rng_key, self.network, template.shape[0], self._num_steps, template.dtype
         )
-        return SCLDState(learned, self._optimizer.init(eqx.filter(learned, eqx.is_inexact_array)))
+        return SCLDState(learned, begin(self._optimizer, learned))
 
     def step(
         self, rng_key: PRNGKeyArray, target: Energy, state: SCLDState
@@ -204,16 +203,12 @@ class SCLD(LearnedSampler):
             return jnp.mean(jax.vmap(one)(self._rows, trails, looks))
 
         loss, gradient = eqx.filter_value_and_grad(loss_of)(state.learned)
-        updates, optimizer = self._optimizer.update(gradient, state.optimizer)
-        updated = SCLDState(eqx.apply_updates(state.learned, updates), optimizer)
-        finite = all_finite((loss, eqx.filter(gradient, eqx.is_inexact_array)))
-        kept = where(finite, *(eqx.filter(s, eqx.is_array) for s in (updated, state)))
+        fine = is_finite(loss, gradient)
+        updated = descend(self._optimizer, gradient, state.optimizer, state.learned, fine)
         share = weights.ess(run.population.log_weights) / self.num_particles
         resampled = jnp.mean(run.history.resampled.astype(share.dtype))
         spent = jnp.array(self._cost(self.num_particles), jnp.int32)
-        return eqx.combine(kept, state), SCLDInfo(
-            loss, run.log_evidence, share, resampled, ~finite, spent
-        )
+        return SCLDState(*updated), SCLDInfo(loss, run.log_evidence, share, resampled, ~fine, spent)
 
     # Draws -----------------------------------------------------------------------------------
 
@@ -255,5 +250,4 @@ class SCLD(LearnedSampler):
 
     @property
     def _optimizer(self) -> Any:
-        schedule = optax.cosine_decay_schedule(self.learning_rate, self.num_updates)
-        return optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)))
+        return adam(self.learning_rate, self.num_updates)

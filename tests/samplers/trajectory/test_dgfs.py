@@ -13,7 +13,7 @@ import ppl
 from models.targets.gaussian_mixture import GaussianMixture
 from samplers.networks import MLP
 from samplers.trajectory.dgfs import DGFS
-from samplers.trajectory.kernels import Reward, flattened, forward_paths, score
+from samplers.trajectory.kernels import Reward, flattened, forward_paths
 from samplers.trajectory.objectives import SubTrajectoryBalance
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
@@ -28,9 +28,9 @@ def test_the_flow_looks_ahead_from_the_reference_to_the_reward():
         kernels = SMALL.kernels(
             Reward(flattened(SOFT), jnp.asarray(100.0)), state.parameters.kernels
         )
-        paths, _ = forward_paths(key, kernels, 5)
-        parameters = state.parameters._replace(log_z=jnp.asarray(0.7))
-        return paths, SMALL._with_flow(kernels, parameters, paths, score(kernels, paths))
+        paths, scores = forward_paths(key, kernels, 5)
+        flow = jnp.zeros_like(scores.log_flow)  # of a network that begins at zero
+        return paths, SMALL._with_flow(kernels, scores, paths, flow, jnp.asarray(0.7))
 
     paths, scores = made(random.key(0))
     log_reward = np.asarray(jax.vmap(jax.vmap(SOFT.log_density))(paths.states))

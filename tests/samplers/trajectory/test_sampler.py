@@ -230,7 +230,7 @@ def test_every_objective_moves_the_parameters_of_every_sampler(sampler):
 
 
 def off_policy(objective, num_paths=7, num_steps=4):
-    """Parameters, and functions of them: paths, scores, loss and gradient; the loss by rescoring."""
+    """Parameters, and functions of them: paths with loss and gradient; the loss by rescoring."""
     sampler = PIS(objective=objective, num_steps=num_steps, network=SMALL["network"])
     state = sampler.init(random.key(0), SOFT)
     arrays, rest = eqx.partition(state.parameters, eqx.is_inexact_array)
