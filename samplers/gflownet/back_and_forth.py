@@ -1,4 +1,4 @@
-"""Metropolis-Hastings over objects of an environment, taken apart for some moves and built anew.
+"""Metropolis-Hastings over objects built move by move: taken apart for some and built anew.
 
     x -> .. -> s_j by P_B,   s_j -> .. -> x' by P_F,   j ~ U{0, .., n},   n moves lead to x
     log alpha = log R(x') - log R(x) + log(n + 1) - log(n' + 1)
