@@ -98,9 +98,10 @@ def judge(draws, train, held_out):
         "pixels within [-1.1, 1.1]": np.mean(np.abs(draws) < 1.1),
         "energy distance to held-out crops": energy_distance(flat(draws[:n]), flat(held_out[:n])),
         "that of crops it has seen": floor,
-        "power over that of held-out crops, by frequency": spectrum(draws) / spectrum(held_out),
+        "power over that of the data, by frequency": spectrum(draws) / spectrum(train),
+        "that of held-out crops": spectrum(held_out) / spectrum(train),
         "nearest of the data": np.quantile(nearest(draws), [0.05, 0.5, 0.95]),
-        "that of held-out crops": np.quantile(nearest(held_out), [0.05, 0.5, 0.95]),
+        "nearest of it to held-out crops": np.quantile(nearest(held_out), [0.05, 0.5, 0.95]),
     }
 
 

@@ -1032,6 +1032,7 @@ _PARTS = {
     "Arctan": "samplers.diffusion.schedules",
     "BetaSchedule": "samplers.diffusion.schedules",
     "EDMSchedule": "samplers.diffusion.schedules",
+    "InformationUniform": "samplers.diffusion.schedules",
     "LogSNRUniform": "samplers.diffusion.schedules",
     "TimeQuadratic": "samplers.diffusion.schedules",
     "TimeUniform": "samplers.diffusion.schedules",

@@ -12,12 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import random
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.targets.known import Known, vector
+from ppl.mixture import mixture
 
 
 class GaussianMixture(Known):
@@ -44,19 +44,7 @@ class GaussianMixture(Known):
     log_shares: Float[Array, " k"]
 
     def __init__(self, means: Any, sds: Any = 1.0, weights: Any = None) -> None:
-        table = np.asarray(means, np.float64)
-        if table.ndim != 2:
-            raise ValueError(f"means have the shape (components, d); got {table.shape}")
-        shares = np.ones(len(table)) if weights is None else np.asarray(weights, np.float64)
-        widths = np.broadcast_to(np.asarray(sds, np.float64), np.shape(sds) or (len(table),))
-        for name, values in (("sds", widths), ("weights", shares)):
-            if values.shape != (len(table),) or not np.all(values > 0):
-                raise ValueError(
-                    f"{name} are {len(table)} positive numbers, one a component; got {values}"
-                )
-        self.means = jnp.asarray(table, float)
-        self.sds = jnp.asarray(widths, float)
-        self.log_shares = jnp.asarray(np.log(shares / shares.sum()), float)
+        self.means, self.sds, self.log_shares = mixture(means, sds, weights)
 
     @property
     def offers(self) -> frozenset[str]:

@@ -6,8 +6,8 @@
 The three are apart so that others can come in between: a potential that weighs particles needs the
 denoised value of the row it is at, and the mean and S of the step are its transition density. The
 noise of row i is that of ``fold_in(rng_key, i)``. The table is data: a new one of equal shape
-compiles nothing. What compiles is the number of rows, of registers, of values of history, and of
-noises.
+compiles nothing. What compiles is the number of rows, of registers, of values of history and of
+noises, and whether there is a filter.
 
 Points have a leading batch axis. A rule is written for a single point.
 """
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax, random
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from ppl.noise import normal
 from samplers.diffusion.paths import Level
 from samplers.diffusion.rules import Plain, Rule
 from samplers.diffusion.tables import Rows
@@ -63,17 +64,28 @@ def denoise(
 
 def mean(state: State, denoised: Float[Array, "n ..."], row: Rows) -> State:
     """The state after the row, but for its noise."""
-    q = row.G[0] * state.x + row.G[1] * denoised
-    if state.history:
-        q = row.F * q + (1 - row.F) * state.history[0]
+    q = _value(state.x, denoised, state.history[:1], row)
     history = (q, *state.history)
+    return State(_combined(state.registers, history, row), history[:-1])
+
+
+def _value(x: Array, denoised: Array, previous: tuple[Array, ...], row: Rows) -> Array:
+    """What goes into the history: q."""
+    q = row.G[0] * x + row.G[1] * denoised
+    return row.F[0] * q + (1 - row.F[0]) * previous[0] if row.F.shape[-1] else q
+
+
+def _combined(
+    registers: tuple[Array, ...], history: tuple[Array, ...], row: Rows
+) -> tuple[Array, ...]:
+    """``A u + B h``."""
 
     def register(k: int) -> Array:
-        terms = [row.A[k, j] * u for j, u in enumerate(state.registers)]
+        terms = [row.A[k, j] * u for j, u in enumerate(registers)]
         terms += [row.B[k, j] * h for j, h in enumerate(history)]
         return reduce(jnp.add, terms)
 
-    return State(tuple(register(k) for k in range(len(state.registers))), history[:-1])
+    return tuple(register(k) for k in range(len(registers)))
 
 
 def advance(
@@ -81,16 +93,22 @@ def advance(
 ) -> State:
     """The state after the row, a draw from N(mean, S S')."""
     after = mean(state, denoised, row)
+    return after._replace(registers=_noisy(rng_key, after.registers, row))
+
+
+def _noisy(rng_key: PRNGKeyArray, registers: tuple[Array, ...], row: Rows) -> tuple[Array, ...]:
+    """``u + S z``."""
     num_noises = row.S.shape[-1]
     if num_noises == 0:
-        return after
-    key = random.fold_in(rng_key, row.index)
-    noise = random.normal(key, (num_noises, *state.x.shape), state.x.dtype)
-    registers = tuple(
-        u + sum(row.S[k, m] * noise[m] for m in range(num_noises))
-        for k, u in enumerate(after.registers)
+        return registers
+    x = registers[0]
+    noise = normal(random.fold_in(rng_key, row.index), (num_noises, *x.shape), x.dtype)
+    return tuple(
+        u + sum(row.S[k, m] * noise[m] for m in range(num_noises)) for k, u in enumerate(registers)
     )
-    return State(registers, after.history)
+
+
+# All rows ---------------------------------------------------------------------------------------
 
 
 def integrate(
@@ -130,21 +148,48 @@ def integrate(
     rule = Plain() if rule is None else rule
     rows = cast(rows, state.x.dtype)
     carry = jax.vmap(rule.init)(state.x)
+    size = len(state.history)
 
-    def step(loop: tuple[State, PyTree], row: Rows) -> tuple[tuple[State, PyTree], Any]:
-        state, carry = loop
-        denoised, carry = denoise(denoiser, state.x, row, carry, rule)
-        seen = (state.x, denoised) if trace else None
-        return (advance(rng_key, state, denoised, row), carry), seen
+    def step(loop: tuple[Any, Any, PyTree], row: Rows) -> tuple[tuple[Any, Any, PyTree], Any]:
+        registers, ring, carry = loop
+        denoised, carry = denoise(denoiser, registers[0], row, carry, rule)
+        seen = (registers[0], denoised) if trace else None
+        previous = _at_slot(ring, row.index - 1, size) if row.F.shape[-1] else ()
+        q = _value(registers[0], denoised, previous, row)
+        registers = _noisy(rng_key, _combined(registers, (q, *ring), row), row)
+        if size:
+            # All is read before the oldest value is written over, so that nothing is copied.
+            registers, q, ring = lax.optimization_barrier((registers, q, ring))
+            ring = lax.dynamic_update_index_in_dim(ring, q, row.index % size, 0)
+        return (registers, ring, carry), seen
 
     scan = _scan_with_little_memory if remat else lax.scan
-    (state, carry), seen = scan(step, (state, carry), rows)
-    return state, carry, seen
+    ring = jnp.stack(state.history) if size else ()
+    loop = (state.registers, ring, carry)
+    (registers, ring, carry), seen = scan(step, loop, _by_slot(rows, size))
+    last = len(rows.index) - 1
+    history = tuple(_at_slot(ring, last - k, size)[0] for k in range(size))
+    return State(registers, history), carry, seen
+
+
+def _by_slot(rows: Rows, size: int) -> Rows:
+    """Weights of older values in the order of the slots of a ring, row i's in slot ``i % size``."""
+    if not size:
+        return rows
+    index = jnp.arange(len(rows.index))[:, None]
+    age = (index - 1 - jnp.arange(size)) % size  # 0: that of the row before
+    older = jnp.take_along_axis(rows.B[:, :, 1:], age[:, None], axis=2)
+    return rows._replace(B=jnp.concatenate([rows.B[:, :, :1], older], axis=2))
+
+
+def _at_slot(ring: Any, index: Any, size: int) -> tuple[Array, ...]:
+    """The value of a row, or none where no values are kept."""
+    return (lax.dynamic_index_in_dim(ring, index % size, keepdims=False),) if size else ()
 
 
 def _scan_with_little_memory(step: Any, loop: Any, rows: Rows) -> Any:
     """Scan whose gradient remembers the ends of about sqrt(N) pieces, and one piece at a time."""
-    num = len(rows.F)
+    num = len(rows.index)
     length = max(1, math.isqrt(num))
     whole = num // length * length
     split = lambda x: x[:whole].reshape(num // length, length, *x.shape[1:])

@@ -3,20 +3,24 @@
 A schedule is called with the path and a number of levels, on the host and in float64, and returns
 their times t, decreasing. Any function of this kind is one, and so is a plain array of times.
 
-=================  ===========================================================  =========
-schedule           levels, i = 0 (noise) to 1 (data)                            paper
-=================  ===========================================================  =========
-`EDMSchedule`      kappa = (kmax^(1/rho) + i (kmin^(1/rho) - kmax^(1/rho)))^rho  [1]
-`LogSNRUniform`    log kappa linear: rho to infinity                            [2]
-`TimeUniform`      t linear                                                     [3]
-`TimeQuadratic`    sqrt(t) linear                                               [4]
-`Arctan`           arctan(kappa / c) linear                                     [5]
-`BetaSchedule`     t = F^-1(1 - i), F the Beta(a, b) law on the path's times    [6]
-=================  ===========================================================  =========
+=====================  =========================================================  =====
+schedule               levels, i = 0 (noise) to 1 (data)                          paper
+=====================  =========================================================  =====
+`EDMSchedule`          kappa^(1 / rho) linear                                     [1]
+`LogSNRUniform`        log kappa linear: rho to infinity                          [2]
+`TimeUniform`          t linear                                                   [3]
+`TimeQuadratic`        sqrt(t) linear                                             [4]
+`Arctan`               arctan(kappa / c) linear                                   [5]
+`BetaSchedule`         t a quantile of the Beta(a, b) law on the times            [6]
+`InformationUniform`   log(1 + (c / kappa)^2) linear                              [7]
+=====================  =========================================================  =====
 
 On Gaussian data of standard deviation c, Euler's method in kappa (`DDIM`) on ``kappa = c tan(a)``
 multiplies the standard deviation by ``prod cos(a_i - a_(i+1))``, which equal angles bring nearest
-to one: `Arctan` is the best schedule there is for it.
+to one: `Arctan` is the best schedule there is for it. On the same data the first-order step of the
+reverse diffusion has the least divergence from it, for many steps, where they reveal as much of the
+data each: ``log(1 + (c / kappa)^2) / 2`` is the information, in nats, that a noisy point has of a
+coordinate. That is `InformationUniform`, derived here from the bound of [7].
 
 References
 ----------
@@ -32,6 +36,8 @@ References
    optimum on a Gaussian is derived here.
 .. [6] Lee et al., "Beta sampling is all you need: efficient image generation strategy for diffusion
    models using stepwise spectral analysis", 2024, arXiv:2407.12173.
+.. [7] Sabour, Fidler and Kreis, "Align your steps: optimizing sampling schedules in diffusion
+   models", ICML 2024, arXiv:2404.14507. Section 3; see `samplers.diffusion.fitted_schedules`.
 """
 
 from abc import abstractmethod
@@ -122,6 +128,22 @@ class Arctan(_InKappa):
     def kappas(self, high: float, low: float, share: np.ndarray) -> np.ndarray:
         a, b = np.arctan(high / self.scale), np.arctan(low / self.scale)
         return self.scale * np.tan(a + share * (b - a))
+
+
+@dataclass(frozen=True)
+class InformationUniform(_InKappa):
+    """Equal steps of what a point tells of the data: log-SNR, with fewer levels far above them.
+
+    ``scale`` is the standard deviation of the data by the formula. Multistep methods want steps
+    that are not too unequal: the default is four times that of data of variance 1, chosen on three
+    modes in the plane.
+    """
+
+    scale: float = 4.0
+
+    def kappas(self, high: float, low: float, share: np.ndarray) -> np.ndarray:
+        a, b = np.log1p((self.scale / high) ** 2), np.log1p((self.scale / low) ** 2)
+        return self.scale / np.sqrt(np.expm1(a + share * (b - a)))
 
 
 @dataclass(frozen=True)

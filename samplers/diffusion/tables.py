@@ -11,7 +11,9 @@ usually a loop of its own is an entry here: a multistep method has weights B on 
 a Runge-Kutta method reads its anchor from u_1; a corrector that uses the same q again (no second
 call) moves u_0 by weights that add up to zero before the next step, so it is merged into B; noise
 that is added again is part of S; methods that carry two copies use both registers. Rules write
-their rows in NumPy float64, and every table is checked here before it is used.
+their rows in NumPy float64, and every table is checked here before it is used. Anchors are taken
+out again: where a step began is where the point is, less what q have moved it by since, and a
+register less is a third of the time of a row.
 """
 
 from typing import Any, NamedTuple
@@ -27,14 +29,15 @@ class Rows(NamedTuple):
     """R rows for K registers, P values of history and M noises.
 
     ``index`` counts the rows, whose noise is that of ``fold_in(key, index)``; ``arrives`` is the
-    place in the table's grid that u_0 is at after the row, or `IN_BETWEEN`.
+    place in the table's grid that u_0 is at after the row, or `IN_BETWEEN`. F has no column where
+    nothing is filtered.
     """
 
     index: Any  # (R,)
     arrives: Any  # (R,)
     level: Level  # (R,) each
     G: Any  # (R, 2)
-    F: Any  # (R,)
+    F: Any  # (R, 0) or (R, 1)
     A: Any  # (R, K, K)
     B: Any  # (R, K, P)
     S: Any  # (R, K, M)
@@ -126,6 +129,7 @@ class Writer:
     def table(self, start: Level) -> Table:
         """All rows, of one shape, and the levels they arrive at."""
         arrives, levels, G, F, A, B, S = zip(*self.rows, strict=True)
+        A, B, S = without_anchor(A, B, S) or (A, B, S)
         count = np.cumsum([level is not None for level in arrives])
         arrived = [
             n if level is not None else IN_BETWEEN for n, level in zip(count, arrives, strict=True)
@@ -140,7 +144,7 @@ class Writer:
             np.asarray(arrived, np.int32),
             _columns(levels),
             np.asarray(G, np.float64),
-            np.asarray(F, np.float64),
+            np.asarray(F, np.float64)[:, None][:, : int(filtered)],
             np.stack([_identity(a, registers) for a in A]),
             np.stack([_zeros(b, registers, max(history, 1 + filtered)) for b in B]),
             np.stack([_zeros(s[:, :num_noises], registers, num_noises) for s in S]),
@@ -162,6 +166,36 @@ def _identity(entries: np.ndarray, size: int) -> np.ndarray:
     filled = np.eye(size)
     filled[: len(entries), : len(entries)] = entries
     return filled
+
+
+def without_anchor(A: Any, B: Any, S: Any) -> tuple[list[np.ndarray], ...] | None:
+    """The same rows with u_0 alone, where u_1 only remembers where a step began, or None.
+
+    Before each row ``u_1 = a u_0 + c . (q_previous, q_before, ..)``, at first the point itself. Of
+    the next row follows the next one, by ``u_0 = (u_0' - B h - S z) / A``. Noise hides u_1, which
+    does no harm at the end of a step, where it is set anew. If the sum grows beyond the history,
+    u_1 is more than an anchor.
+    """
+    if max(own.shape[0] for own in A) != 2:
+        return None
+    history = max(weights.shape[1] for weights in B)
+    anchor, rows = np.eye(1, 1 + history)[0], []  # a, c
+    for own, weights, noise in zip(A, B, S, strict=True):
+        own, weights = _identity(own, 2), _zeros(weights, 2, history)
+        lost = np.isnan(anchor[0]) or anchor[-1] != 0
+        if np.any(weights[1]) or np.any(noise[1:]) or (lost and own[0, 1]):
+            return None
+        point, memory = np.insert(weights, 0, own[:, 0], axis=1)  # of u_0 and h, so far
+        seen = np.insert(anchor[:-1], 1, 0.0)  # u_1 in the same terms
+        point = point + own[0, 1] * seen if own[0, 1] else point
+        memory = memory + own[1, 1] * seen if own[1, 1] else memory
+        rows.append((point[:1][None], point[1:][None], noise[:1]))
+        if memory[0] and (point[0] == 0 or np.any(noise[0])):
+            anchor = np.full(1 + history, np.nan)
+        else:
+            ratio = memory[0] / point[0] if memory[0] else 0.0
+            anchor = np.insert((memory - ratio * point)[1:], 0, ratio)
+    return tuple(map(list, zip(*rows, strict=True)))
 
 
 def padded(rows: Rows, length: int, registers: int = 1, history: int = 1) -> Rows:
@@ -209,10 +243,11 @@ def propagate(rows: Rows, gain: Any, offset: Any, mean: float, variance: float) 
     result = []
     for i in range(num):
         q = np.zeros(size)
-        q[0] = rows.F[i] * (rows.G[i, 0] + rows.G[i, 1] * gain[i])
+        share = rows.F[i, 0] if rows.F.shape[1] else 1.0
+        q[0] = share * (rows.G[i, 0] + rows.G[i, 1] * gain[i])
         if p > 1:
-            q[k] = 1 - rows.F[i]
-        shift = rows.F[i] * rows.G[i, 1] * offset[i]
+            q[k] = 1 - share
+        shift = share * rows.G[i, 1] * offset[i]
         step, move = np.zeros((size, size)), np.zeros(size)
         step[:k, :k] = rows.A[i]
         step[:k, k:] = rows.B[i, :, 1:]

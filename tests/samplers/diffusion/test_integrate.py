@@ -3,31 +3,18 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax import random
 
 import toy_mixture
+from random_table import random_rows
 from samplers.diffusion import integrate as engine
 from samplers.diffusion.integrate import integrate
-from samplers.diffusion.paths import EDM, Level
+from samplers.diffusion.paths import EDM
 from samplers.diffusion.schedules import EDMSchedule, LogSNRUniform
-from samplers.diffusion.solvers.ddim import DDIM, DDPM
-from samplers.diffusion.tables import Rows, Table, check, padded, propagate
+from samplers.diffusion.solvers.ddim import DDIM
+from samplers.diffusion.tables import padded
 
 PATH = EDM(t_min=0.05, t_max=10.0)
-
-
-def random_rows(num=6, registers=2, history=3, num_noises=1):
-    """A table that means nothing, with an entry everywhere."""
-    rng = np.random.default_rng(0)
-    level = Level(*np.abs(rng.normal(size=(5, num))) + 0.5)
-    shape = (num, registers)
-    return Rows(
-        np.arange(num, dtype=np.int32), np.arange(1, num + 1, dtype=np.int32), level,
-        rng.normal(size=(num, 2)), rng.uniform(0.5, 1, num),
-        rng.normal(size=(*shape, registers)) / 2, rng.normal(size=(*shape, history)) / 3,
-        rng.normal(size=(*shape, num_noises)),
-    )  # fmt: skip
 
 
 def by_hand(rows, denoiser, x, noise):
@@ -36,7 +23,7 @@ def by_hand(rows, denoiser, x, noise):
     h = [np.zeros_like(x) for _ in range(rows.B.shape[2])]
     for i in range(len(rows.F)):
         q = rows.G[i, 0] * u[0] + rows.G[i, 1] * denoiser(u[0], rows.level.sigma[i])
-        q = rows.F[i] * q + (1 - rows.F[i]) * h[0]
+        q = rows.F[i, 0] * q + (1 - rows.F[i, 0]) * h[0]
         h = [q, *h[:-1]]
         u = [
             sum(rows.A[i, k, j] * u[j] for j in range(len(u)))
@@ -82,30 +69,6 @@ def test_the_parts_of_a_row_make_up_the_row(x64):
         np.testing.assert_allclose(rest, random.normal(random.fold_in(key, i), (1, 4, 3))[0])
     whole = integrate(key, denoiser, jnp.ones((4, 3)), rows)[0]
     np.testing.assert_allclose(state.x, whole.x, rtol=1e-12)
-
-
-def test_moments_of_a_table_are_exact(x64):
-    """Against 400,000 runs: an affine denoiser, with history, filter, registers and noise."""
-    rows = random_rows()
-    gain, offset = 0.7, 0.3
-    moments = propagate(rows, gain, offset, 0.5, 0.0)
-    x = jnp.full((400_000,), 0.5)
-    denoiser = lambda x, level: gain * x + offset
-    draws = np.asarray(integrate(random.key(0), denoiser, x, rows)[0].x)
-    error = draws.std() / np.sqrt(len(draws))
-    assert abs(draws.mean() - moments.mean[-1]) < 4.9 * error
-    assert abs(draws.var() / moments.variance[-1] - 1) < 4.9 * np.sqrt(2 / len(draws))
-
-
-def test_a_table_that_is_not_consistent_is_caught():
-    table = DDPM().table(PATH, EDMSchedule(), 10)
-    check(table, "DDPM")
-    for field, what in (("B", "a single point of data"), ("S", "the variance of the noise")):
-        entries = getattr(table.rows, field).copy()
-        entries[4] *= 1.01
-        broken = Table(table.grid, table.rows._replace(**{field: entries}))
-        with pytest.raises(AssertionError, match=f"DDPM: the table does not keep {what}: at lev"):
-            check(broken, "DDPM")
 
 
 def test_one_program_serves_all_tables_of_one_shape(compilations):

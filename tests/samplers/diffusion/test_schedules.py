@@ -8,6 +8,7 @@ from samplers.diffusion.schedules import (
     Arctan,
     BetaSchedule,
     EDMSchedule,
+    InformationUniform,
     LogSNRUniform,
     TimeQuadratic,
     TimeUniform,
@@ -16,7 +17,15 @@ from samplers.diffusion.schedules import (
 from samplers.diffusion.solvers.ddim import DDIM
 from samplers.diffusion.tables import propagate
 
-ALL = [EDMSchedule(), LogSNRUniform(), TimeUniform(), TimeQuadratic(), Arctan(), BetaSchedule()]
+ALL = [
+    EDMSchedule(),
+    LogSNRUniform(),
+    TimeUniform(),
+    TimeQuadratic(),
+    Arctan(),
+    BetaSchedule(),
+    InformationUniform(),
+]
 PATHS = [
     paths.VPLinear(), paths.VPCosine(), paths.SubVP(), paths.VE(), paths.EDM(),
     paths.StraightFlow(),
@@ -46,6 +55,8 @@ def test_each_is_the_formula_of_its_paper():
     np.testing.assert_allclose(np.diff(roots, 2), 0, atol=1e-9)
     angles = np.arctan(grid(edm, Arctan(0.3), 9).kappa / 0.3)
     np.testing.assert_allclose(np.diff(angles, 2), 0, atol=1e-9)
+    nats = np.log1p((0.3 / grid(edm, InformationUniform(0.3), 9).kappa) ** 2) / 2
+    np.testing.assert_allclose(np.diff(nats, 2), 0, atol=1e-9)
     # Beta(1, 1) is uniform.
     np.testing.assert_allclose(
         grid(edm, BetaSchedule(1.0, 1.0), 9).level.t, grid(edm, TimeUniform(), 9).level.t

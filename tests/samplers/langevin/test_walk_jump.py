@@ -80,6 +80,21 @@ def test_training_approaches_the_smoothed_law_and_its_denoiser():
     assert jump < 0.1
 
 
+def test_the_contrast_is_lower_at_the_truth_and_not_with_the_other_sign():
+    """By both divergences between the laws; the training below sees that it is made small."""
+    places, tokens = np.arange(4)[:, None], TOKENS.reshape(4, 81)
+    mixed = lambda u: jnp.log(LAW @ jnp.prod(u.reshape(4, 3)[places, tokens], axis=0))
+    truth, none = (
+        LearnedSequences(network, SAMPLER.sigma, TEMPLATE)
+        for network in (mixed, lambda u: 0.0 * u.sum())
+    )
+    noise = random.normal(random.key(3), (4000, 4, 3))
+    walks = ONE_HOT[np.random.default_rng(2).choice(81, 4000)] / SAMPLER.sigma + noise
+    noisy = rows() / SAMPLER.sigma + noise
+    assert contrast_of(truth, noisy, walks) < contrast_of(none, noisy, walks) - 0.1
+    assert contrast_of(truth, walks, noisy) > contrast_of(none, walks, noisy) + 0.1
+
+
 @pytest.mark.slow
 def test_energies_that_are_pulled_the_wrong_way_are_caught(monkeypatch):
     monkeypatch.setattr(walk_jump, "contrast_of", lambda law, z, walks: -contrast_of(law, z, walks))

@@ -17,7 +17,7 @@ def draws(n=8000, **options):
 
 
 def test_it_is_biased_also_where_tds_with_the_same_moves_is_not():
-    x, truth = draws(), two_modes.TILTS["reward"][2]
+    x, truth = draws(16_000), two_modes.TILTS["reward"][2]
     squares = (x - x.mean()) ** 2
     error = squares.std() / np.sqrt(len(x))
     assert abs(x.mean() - truth.mean) < 0.1  # it goes the right way
