@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from jax import random
 
+import samplers as s
 from random_table import random_rows
+from samplers.diffusion import tables
 from samplers.diffusion.integrate import integrate
 from samplers.diffusion.paths import EDM
 from samplers.diffusion.schedules import EDMSchedule
@@ -37,6 +39,31 @@ def test_a_table_that_is_not_consistent_is_caught():
         broken = Table(table.grid, table.rows._replace(**{field: entries}))
         with pytest.raises(AssertionError, match=f"DDPM: the table does not keep {what}: at lev"):
             check(broken, "DDPM")
+
+
+STEPS = (
+    s.Heun(churn=20.0), s.DPM2(), s.DPMSolver(3), s.DPMSolverPPSingle(2), s.Restart(),
+    s.AcceleratedDDIM(),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("solver", STEPS, ids=lambda solver: type(solver).__name__)
+def test_a_step_without_its_anchor_is_the_same(solver, monkeypatch):
+    rows = solver.table(PATH, EDMSchedule(), 12).rows
+    monkeypatch.setattr(tables, "without_anchor", lambda *rows: None)
+    anchored = solver.table(PATH, EDMSchedule(), 12).rows
+    assert rows.A.shape[1] == 1
+    assert anchored.A.shape[1] == 2
+    ends = [propagate(x, 0.6, 0.3, 0.5, 2.0) for x in (rows, anchored)]
+    np.testing.assert_allclose(ends[0].mean, ends[1].mean, rtol=1e-12)
+    np.testing.assert_allclose(ends[0].variance, ends[1].variance, rtol=1e-12)
+    plain = propagate(rows._replace(B=rows.B[:, :, :1]), 0.6, 0.3, 0.5, 2.0)
+    assert abs(plain.mean[-2] / ends[0].mean[-2] - 1) > 1e-4  # what came before matters
+
+
+@pytest.mark.parametrize("solver", [s.EDICT(), s.BDIA()], ids=lambda x: type(x).__name__)
+def test_a_second_register_that_is_more_than_an_anchor_stays(solver):
+    assert solver.table(PATH, EDMSchedule(), 12).rows.A.shape[1] == 2
 
 
 def test_a_table_is_not_shortened():
