@@ -30,6 +30,7 @@ images, labels = load_digits(return_X_y=True)
 images, labels = jnp.asarray(images / 8 - 1), jnp.asarray(labels)
 
 
+@jax.jit
 def fitted(images, labels):
     def loss(w):
         logits = images @ w[:-1] + w[-1]
@@ -40,40 +41,41 @@ def fitted(images, labels):
     return jax.lax.fori_loop(0, 500, lambda _, w: w - rate * jax.grad(loss)(w), w)
 
 
-judge, guide = fitted(images[::2], labels[::2]), fitted(images[1::2], labels[1::2])
+judge, guide = fitted(images[:1796:2], labels[:1796:2]), fitted(images[1::2], labels[1::2])
 
-
-def log_probability(image, w, label):
-    return jax.nn.log_softmax(image.ravel() @ w[:-1] + w[-1])[label]
+# %%
+# Two rewards: the log-probability of a three, by one classifier, and one nat off for each dark
+# pixel that is more than fourteen, or less. What they count for is data: one program serves both.
 
 
 def dark_pixels(image):
     return jnp.sum(image > 0)
 
 
-# %%
-# Two targets: the prior given the classifier's verdict, and the prior with one nat taken off for
-# each dark pixel that is more than fourteen, or less.
+def reward(image, w, for_three, for_pixels):
+    log_probability = jax.nn.log_softmax(image.ravel() @ w[:-1] + w[-1])[3]
+    return for_three * log_probability - for_pixels * jnp.abs(dark_pixels(image) - 14.0)
+
 
 prior = samplers.digits_prior()
-threes = ppl.posterior(prior, log_probability, guide, jnp.asarray(3))
-light = ppl.tilt(prior, lambda image: -jnp.abs(dark_pixels(image) - 14.0))
+threes = ppl.tilt(prior, reward, guide, 1.0, 0.0)
+light = ppl.tilt(prior, reward, guide, 0.0, 1.0)
 is_three = jax.vmap(lambda image: jnp.argmax(image.ravel() @ judge[:-1] + judge[-1]) == 3)
 is_light = jax.vmap(lambda image: jnp.abs(dark_pixels(image) - 14) <= 2)
 
 # %%
 # All methods get the calls of 512 plain draws; a gradient through the denoiser counts as one more.
-# Best-of-N draws from the prior and keeps the best of every eight.
+# Best-of-N draws from the prior and keeps the best of every eight. All take the same steps.
 
-num_steps, n = (8, 32) if smoke else (50, 512)
+steps, n = {"solver": samplers.DDPM(), "num_steps": 8 if smoke else 50}, 32 if smoke else 512
 steered = {
-    "FK steering": samplers.FKSteering(num_particles=n, num_steps=num_steps),
-    "TDS": samplers.TDS(num_particles=n // 2, num_steps=num_steps),
-    "guidance": samplers.Guidance(num_steps=num_steps),
-    "SVDD": samplers.SVDD(num_particles=n // 8, num_candidates=8, num_steps=num_steps),
-    "nested SVDD": samplers.NestedSVDD(num_particles=n // 4, num_candidates=4, num_steps=num_steps),
+    "FK steering": samplers.FKSteering(num_particles=n, **steps),
+    "TDS": samplers.TDS(num_particles=n // 2, **steps),
+    "guidance": samplers.Guidance(batch_size=n // 2, **steps),
+    "SVDD": samplers.SVDD(num_particles=n // 8, num_candidates=8, **steps),
+    "nested SVDD": samplers.NestedSVDD(num_particles=n // 4, num_candidates=4, **steps),
 }
-plain = samplers.DiffusionSampler(samplers.DDPM(), num_steps=num_steps)
+plain = samplers.DiffusionSampler(**steps)
 drawn = ppl.sample(plain, prior, num_samples=n, progress=False)["x"][0]
 
 
