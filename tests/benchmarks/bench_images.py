@@ -212,7 +212,12 @@ def restored(sampler: Any, problems: list[Any]) -> tuple[np.ndarray, float]:
     together = isinstance(sampler, ParticleSampler)  # a cloud of particles
     size = {} if together else {"num_samples": NUM_DRAWS}
     for i, problem in enumerate(problems):
-        run = ppl.sample(sampler, problem, rng_key=i, progress=False, **size)
+        try:
+            run = ppl.sample(sampler, problem, rng_key=i, progress=False, **size)
+        except ppl.TargetError as error:  # a cloud without any weight, which is no result
+            print(error, file=sys.stderr)
+            draws.append(np.full((NUM_DRAWS, *problem.template.shape), np.nan, np.float32))
+            continue
         draws.append((run.resample(i, NUM_DRAWS) if together else run)["x"][0])
         calls += run.num_evaluations[1]
     return np.stack(draws), calls / NUM_DRAWS / len(problems)

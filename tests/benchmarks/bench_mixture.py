@@ -62,7 +62,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "REDDiff": {"num_steps": 200},
     "STSL": {"num_steps": 200},
     "Guidance": {"num_steps": 200},
-    "MCGDiff": {"num_particles": 1024, "num_steps": 200},
+    "MCGDiff": {"num_particles": 1024, "num_steps": 200, "data_variance": 128.0},
     "FPSSMC": {"num_particles": 20, "num_steps": 50},
     "TDS": {"num_particles": 1024, "num_steps": 200},
 }

@@ -4,15 +4,20 @@ It is a linear-Gaussian state-space model there, and the Kalman filter says what
 particles grow: moments and evidence.
 """
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import random
 from scipy.stats import multivariate_normal
 
 import gaussian_inverse as g
 import ppl
 import samplers
 from agreement import t_limit, t_scores
+from samplers.diffusion.inverse.mcgdiff import HeldChain
+from samplers.smc import feynman_kac as fk
 
 # Compiling takes longer than running here.
 pytestmark = pytest.mark.usefixtures("unoptimized")
@@ -100,6 +105,31 @@ def test_the_evidence_is_that_of_the_chain_with_all_constants(clouds):
     # One normalization too few or too many.
     for lost in (-0.5 * np.log(2 * np.pi), 0.5 * np.log(2 * np.pi)):
         assert abs(t_scores(np.exp(log_evidences(drawn) - log_z - lost), 1.0)) > limit
+
+
+class HeldTooTightly(HeldChain):
+    """A twin that is drawn to the data as if half of its noise were there, weighed as before."""
+
+    def drawn(self, rng_key, mean, sd, c, v):
+        return HeldChain.drawn(self, rng_key, mean, sd, c, v / 4)
+
+
+def test_what_is_promised_does_not_change_the_evidence(target):
+    """Any variance of the data will do, if weights and moves know of the same."""
+    sampler = samplers.MCGDiff(num_particles=512, num_steps=30, data_variance=1.5)
+    sampler = sampler.resolve(target)
+    _, log_z = held(sampler.steps.start.kappa, 0.05)
+    right = sampler.on_levels(target)
+    parts = (right.problem, right.steps, right.left, right.data_variance)
+
+    @eqx.filter_jit
+    def ratios(model):
+        run = lambda key: fk.run(key, model, model.steps, 512, fk.Resampler(0.5)).log_evidence
+        return jnp.exp(jax.lax.map(run, random.split(random.key(0), RUNS)) - log_z)
+
+    limit = t_limit(g.NUM_CHECKS, RUNS - 1)
+    assert abs(t_scores(np.asarray(ratios(right), np.float64), 1.0)) < limit
+    assert abs(t_scores(np.asarray(ratios(HeldTooTightly(*parts)), np.float64), 1.0)) > limit
 
 
 def log_evidences(drawn):
