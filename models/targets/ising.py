@@ -111,12 +111,12 @@ class Ising(Known):
 
         # T^1, .., T^(side - 1), each up to a factor; then T^side.
         last, powers = lax.scan(times, transfer / jnp.max(transfer), None, length=self.side - 1)
-        first = random.categorical(key_first, jnp.log(jnp.diagonal(last)), shape=(n,))
+        first = random.categorical(key_first, jnp.log(jnp.diagonal(last)), shape=(n,), mode="high")
 
         def next_row(row: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
             key, power = step
             logits = log_transfer[row] + jnp.log(power[first])  # the powers are symmetric
-            row = random.categorical(key, logits)
+            row = random.categorical(key, logits, mode="high")
             return row, row
 
         keys = random.split(key_rest, self.side - 1)

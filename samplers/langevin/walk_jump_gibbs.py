@@ -168,7 +168,7 @@ class WalkJumpGibbs(MarkovKernel):
             letters = jnp.argmax(smoothed.denoise(walk.position), axis=1)
             number = jnp.ravel_multi_index(tuple(letters), sizes, mode="clip")
         else:
-            number = random.categorical(key_jump, smoothed.log_weights(walk.position))
+            number = random.categorical(key_jump, smoothed.log_weights(walk.position), mode="high")
             letters = jnp.stack(jnp.unravel_index(number, sizes))
         position = jax.nn.one_hot(letters, sizes[0], dtype=state.position.dtype)
         table = state.log_densities

@@ -291,7 +291,7 @@ class Gibbs(MarkovKernel):
             )
 
         log_q = jax.nn.log_softmax(jax.vmap(terms)(values), axis=0)
-        drawn = random.categorical(rng_key, log_q, axis=0)
+        drawn = random.categorical(rng_key, log_q, axis=0, mode="high")
         was = jnp.argmax(values.reshape(-1, *(1,) * site.ndim) == site, axis=0)
 
         def score(index: Array) -> Array:
@@ -315,7 +315,8 @@ class Gibbs(MarkovKernel):
 
             scores = jax.vmap(score)(values)
             scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
-            chosen = values[random.categorical(random.fold_in(rng_key, i), scores)]
+            key = random.fold_in(rng_key, i)
+            chosen = values[random.categorical(key, scores, mode="high")]
             return site.at[i].set(jnp.where(jnp.any(jnp.isfinite(scores)), chosen, site[i]))
 
         flat = position[name].ravel()

@@ -107,6 +107,11 @@ class AlongPath(ParticleSampler):
         """From the prior or the reference to this target."""
         return Path(target, self.reference)
 
+    @property
+    def drawn_by(self) -> str | None:
+        """The sampler of the first population, where that is not drawn at the start of the path."""
+        return None
+
     def resolve(self, target: Energy) -> "AlongPath":
         """Lay out the move for the dimension of this target."""
         given = self.move
@@ -269,8 +274,8 @@ class AlongPath(ParticleSampler):
         population, log_weights = state.population, state.population.log_weights
         positions, log_ratios = population.particles
         if not isinstance(log_weights, Tracer) and bool(fk.is_dead(population)):
-            path = self.path(target)
-            raise TargetError(why_dead(path, positions, log_ratios, type(self).__name__))
+            path, name = self.path(target), type(self).__name__
+            raise TargetError(why_dead(path, positions, log_ratios, name, self.drawn_by))
         return positions, log_weights, fk.log_evidence(population)
 
     def log_evidence_error(self, history: dict[str, np.ndarray]) -> float | None:

@@ -86,13 +86,15 @@ class Population(NamedTuple):
     """Particles between two steps.
 
     ``log_evidence`` is that of the resampled past; `log_evidence` adds what the weights carry.
-    ``eves`` are the particles' ancestors at the start.
+    ``eves`` are the particles' ancestors at the start, ``rounding`` what resampling has done to the
+    shares of their families by now (`log_evidence_error`).
     """
 
     particles: PyTree
     log_weights: Float[Array, " n"]
     log_evidence: Float[Array, ""]
     eves: Int[Array, " n"]
+    rounding: Float[Array, ""]
 
 
 class Resampler(eqx.Module):
@@ -128,7 +130,8 @@ def begin(
     """First population: the particles and log G_0 of each."""
     log_weights = weights.clean(log_weights)
     eves = jnp.arange(len(log_weights), dtype=jnp.int32)
-    return Population(particles, log_weights, jnp.asarray(log_evidence, log_weights.dtype), eves)
+    log_evidence = jnp.asarray(log_evidence, log_weights.dtype)
+    return Population(particles, log_weights, log_evidence, eves, jnp.zeros_like(log_evidence))
 
 
 def weigh(population: Population, log_potentials: Float[Array, " n"]) -> Population:
@@ -157,18 +160,30 @@ def log_evidence(population: Population) -> Float[Array, ""]:
 def log_evidence_error(population: Population) -> Float[Array, ""]:
     """Standard error of `log_evidence` from this one run, by common ancestors [3]_.
 
-    ``sum_e (sum_{i: eve of i = e} (W_i - 1/n))^2`` over the n particles at the start: without
-    resampling the usual error of a mean weight. It is right for schemes that leave equal weights
-    alone (all but the multinomial one: on filters of ten times 0.97 to 1.08 of the spread between
-    runs). Multinomial resampling adds 1/n to its square each time, which [3]_ takes off and this
-    does not: there it was 1.14 to 1.22 of the spread. At most about 1 where a single ancestor is
-    left, and infinite for a dead population.
+    With W_e the share of the particles that descend from particle e of the start, N_e / n what
+    resampling makes of it,
+
+        error^2 = sum_e (W_e - 1/n)^2 - sum_t sum_e (N_te / n - W_te)^2
+
+    The first sum takes families for independent. Resampling is not: what one family gains others
+    lose, and Z hears nothing of it but what their particles differ in. The second sum, over times
+    of resampling, takes off that noise. For multinomial resampling its expectation is 1/n each
+    time, as in [3]_; with systematic resampling, whose families stand side by side, it is small
+    where families are large. Without resampling there is the usual error of a mean weight, which is
+    also the least error reported. At most about 1 where a single ancestor is left, and infinite
+    for a dead population.
     """
+    n = len(population.log_weights)
     shares = weights.probabilities(population.log_weights)
-    n = len(shares)
-    families = jnp.zeros_like(shares).at[population.eves].add(shares)
-    error = jnp.sqrt(jnp.sum((families - 1 / n) ** 2) * (n / (n - 1)))
-    return jnp.where(is_dead(population), jnp.inf, error)
+    families = _by_family(population, shares)
+    square = jnp.sum((families - 1 / n) ** 2) - population.rounding
+    square = jnp.maximum(square, jnp.sum((shares - 1 / n) ** 2)) * (n / (n - 1))
+    return jnp.where(is_dead(population), jnp.inf, jnp.sqrt(square))
+
+
+def _by_family(population: Population, shares: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Sums over the particles of common ancestors at the start."""
+    return jnp.zeros_like(shares).at[population.eves].add(shares)
 
 
 def resample(
@@ -203,11 +218,14 @@ def copies(population: Population, ancestors: Int[Array, " m"]) -> Population:
     There may be fewer or more of them than before. Those that come from the dead have no weight.
     """
     equal = jnp.zeros(len(ancestors), population.log_weights.dtype)
+    shares = weights.probabilities(population.log_weights)
+    change = (-shares).at[ancestors].add(1 / len(ancestors))
     return Population(
         jax.tree.map(lambda x: x[ancestors], population.particles),
         jnp.where(is_dead(population), -jnp.inf, equal),
         log_evidence(population),
         population.eves[ancestors],
+        population.rounding + jnp.sum(_by_family(population, change) ** 2),
     )
 
 

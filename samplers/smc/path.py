@@ -180,24 +180,31 @@ def next_inverse_temperature(
 # Nothing to start from ---------------------------------------------------------------------------
 
 
-def why_dead(path: Path, positions: Position, log_ratios: Any, name: str) -> str:
+def why_dead(
+    path: Path, positions: Position, log_ratios: Any, name: str, drawn_by: str | None = None
+) -> str:
     """Message for a population of which no particle has any weight, on the host.
 
     Where the target has a pointwise log-likelihood, the observations that kill the draws are
-    named, the most deadly first.
+    named, the most deadly first. ``drawn_by`` names the sampler that made them, if that was not
+    the start of the path.
     """
     log_ratios = np.asarray(log_ratios)
     n, not_numbers = len(log_ratios), int(weights.count_illegal(log_ratios))
-    start = "the reference" if path.reference is not None else "the prior"
-    message = f"{name}: none of {n} draws from {start} has a likelihood above 0"
-    if not_numbers:
-        message += f" ({not_numbers} are NaN or +inf)"
     deadly = _deadly(path, positions)
-    if deadly:
-        message += "; killed by " + ", ".join(deadly)
-    return message + (
-        ". Check the data against the support of the model, raise num_particles, or start nearer "
-        "to the target with reference="
+    killed = "; killed by " + ", ".join(deadly) if deadly else ""
+    if drawn_by is not None:
+        return (
+            f"{name}: none of {n} draws of start={drawn_by}(...) has a weight above 0{killed}. "
+            "Check that it was trained for this target and draws where its density is, raise "
+            "num_particles, or leave start= out and walk from the prior or a reference="
+        )
+    start = "the reference" if path.reference is not None else "the prior"
+    illegal = f" ({not_numbers} are NaN or +inf)" if not_numbers else ""
+    return (
+        f"{name}: none of {n} draws from {start} has a likelihood above 0{illegal}{killed}. Check "
+        "the data against the support of the model, raise num_particles, or start nearer to the "
+        "target with reference="
     )
 
 

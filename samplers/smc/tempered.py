@@ -38,7 +38,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ppl import weights
 from ppl.energy import Energy, Position, float_dtype
-from ppl.sampler import fraction, size
+from ppl.sampler import Trained, fraction, size
 from samplers.mcmc.independence import check_proposal, require_draws
 from samplers.mcmc.windows import optional
 from samplers.smc import feynman_kac as fk
@@ -155,6 +155,13 @@ class TemperedSMC(AlongPath):
         if self.start is None or self.reference is not None or "log_parts" in target.offers:
             return Path(target, self.reference)
         return Path(target, target)
+
+    @property
+    def drawn_by(self) -> str | None:
+        if self.start is None:
+            return None
+        trained = self.start.sampler if isinstance(self.start, Trained) else self.start
+        return type(trained).__name__
 
     def init(self, rng_key: PRNGKeyArray, target: Energy) -> PathState:
         """Draws of the prior, or those of another sampler where their weights are even enough."""

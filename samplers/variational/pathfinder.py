@@ -171,7 +171,9 @@ class Pathfinder(LearnedSampler):
 
         def one(key: PRNGKeyArray) -> tuple[Array, Array]:
             key_path, key_noise = random.split(key)
-            law = jax.tree.map(lambda x: x[random.categorical(key_path, log_share)], laws)
+            law = jax.tree.map(
+                lambda x: x[random.categorical(key_path, log_share, mode="high")], laws
+            )
             x = law.move(random.normal(key_noise, law.mean.shape, law.mean.dtype))
             log_q = jax.vmap(LowRankGaussian.log_density, (0, None))(laws, x)
             log_q = jax.nn.logsumexp(jnp.where(found, log_q, -jnp.inf) + log_share)

@@ -436,6 +436,14 @@ def test_weights_that_a_start_drops_are_caught():
     assert share > FROM_DRAWS
 
 
+@pytest.mark.usefixtures("unoptimized")
+def test_a_start_all_of_whose_draws_die_is_an_error_that_names_it():
+    target = ppl.from_log_density(lambda x: -jnp.inf + 0 * jnp.sum(x), jnp.zeros(2))
+    message = r"none of 20 draws of start=Guess\(\.\.\.\) has a weight above 0\. Check that it was"
+    with pytest.raises(ppl.TargetError, match=message):
+        run(TemperedSMC(20, RandomWalk(step_size=0.5), start=Guess()), target)
+
+
 @pytest.mark.slow  # 8 seconds
 def test_uneven_weights_begin_higher_up_and_walk_down():
     wide = dist.Normal(jnp.zeros(2), 5.0).to_event(1)
