@@ -148,6 +148,10 @@ class MarkovKernel(Sampler):
     fixed_length: ClassVar[bool] = True  # every step costs the same: batches are vmapped
     usual_chains: ClassVar[int] = 4  # of `ppl.sample`, where the user names no number
     fewest_chains: ClassVar[int] = 1  # that warm-up can learn from
+    # Class of the states, where these are ``(position, log_density)`` of the target and no more, or
+    # ``(position, log_density, gradient)`` for a kernel that needs a gradient: who knows these
+    # makes a state without an evaluation.
+    plain_state: ClassVar[Any] = None
 
     def check_start(self, target: Energy, positions: Position | None) -> None:
         """Raise an error about where chains are to start, before compilation; by default none.

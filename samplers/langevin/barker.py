@@ -69,6 +69,7 @@ class Barker(MarkovKernel):
 
     needs: ClassVar[frozenset[str]] = frozenset({"log_density", "gradient"})
     exactness: ClassVar[Exactness] = "exact"
+    plain_state: ClassVar[Any] = BarkerState
 
     step_size: Float[Array, ""] = positive("step_size", default=0.3)
     metric: Metric | None = None

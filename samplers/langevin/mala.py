@@ -72,6 +72,7 @@ class MALA(MarkovKernel):
 
     needs: ClassVar[frozenset[str]] = frozenset({"log_density", "gradient"})
     exactness: ClassVar[Exactness] = "exact"
+    plain_state: ClassVar[Any] = MALAState
 
     step_size: Float[Array, ""] = positive("step_size", default=0.1)
     metric: Metric | None = None

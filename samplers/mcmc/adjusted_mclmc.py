@@ -87,6 +87,7 @@ class AdjustedMCLMC(MarkovKernel):
 
     needs: ClassVar[frozenset[str]] = frozenset({"log_density", "gradient"})
     exactness: ClassVar[Exactness] = "exact"
+    plain_state: ClassVar[Any] = AdjustedMCLMCState
     fixed_length: ClassVar[bool] = False
 
     step_size: Float[Array, ""] | None = optional(positive("step_size"))

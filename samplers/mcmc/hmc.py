@@ -165,6 +165,7 @@ class HMC(MarkovKernel):
 
     needs: ClassVar[frozenset[str]] = frozenset({"log_density", "gradient"})
     exactness: ClassVar[Exactness] = "exact"
+    plain_state: ClassVar[Any] = HMCState
     fixed_length: ClassVar[bool] = False
 
     step_size: Any = optional(positive("step_size"))

@@ -86,6 +86,7 @@ class NUTS(MarkovKernel):
 
     needs: ClassVar[frozenset[str]] = frozenset({"log_density", "gradient"})
     exactness: ClassVar[Exactness] = "exact"
+    plain_state: ClassVar[Any] = HMCState
     fixed_length: ClassVar[bool] = False
 
     step_size: Any = optional(positive("step_size"))

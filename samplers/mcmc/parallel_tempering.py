@@ -42,10 +42,11 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ppl import weights
 from ppl.energy import Energy, Position
-from ppl.sampler import Exactness, MarkovKernel, OnePieceWarmUp, Record, WarmUp, size
+from ppl.sampler import Exactness, MarkovKernel, OnePieceWarmUp, Record, WarmUp, size, where
 from ppl.template import float_dtype
 from ppl.weights import Estimate
 from samplers.mcmc.hmc import HMC
+from samplers.mcmc.windows import flag
 from samplers.smc.along_path import check_move, check_path
 from samplers.smc.path import Path, as_reference, as_schedule, next_inverse_temperature
 from samplers.smc.stepping_stones import SteppingStones, stepping_stones
@@ -53,6 +54,7 @@ from samplers.smc.stepping_stones import SteppingStones, stepping_stones
 POWER = 4  # of the ladder that nothing is known about: dense near 0
 FIRST, LAST = 25, 100  # lengths of warm-up's rounds, in a warm-up long enough for them
 COARSE = 0.85  # rate of refusal from which on a ladder has too few rungs
+FORGET = 2  # scans a rung, in which states from the reference have come to all of them
 FEW = 10  # round trips, up to which little has come from the reference
 
 each = eqx.filter_vmap  # over rungs: the leading axis of all arrays
@@ -141,6 +143,8 @@ class ParallelTempering(MarkovKernel):
     ladder, moves
         Inverse temperatures from 0 to 1 and a kernel for each but the first: set by `resolve` and
         by warm-up.
+    warm
+        Whether there has been a warm-up, which sets it.
 
     Raises
     ------
@@ -155,7 +159,9 @@ class ParallelTempering(MarkovKernel):
     ``draws.sampler.communication(draws.stats)`` gives refusals, barrier and round trips,
     ``draws.sampler.stepping_stones(draws.stats)`` the evidence from below, from above and from both
     sides, of which the last is ``draws.log_evidence``. Each chain is a ladder of its own; at all
-    rungs it starts where it is told to.
+    rungs it starts where it is told to. That is no draw of any temperature but the last: a run that
+    goes on without a warm-up (``init=draws, num_warmup=0``) makes `FORGET` scans a rung before its
+    first draw.
 
     Differences from the paper
     --------------------------
@@ -175,6 +181,7 @@ class ParallelTempering(MarkovKernel):
     num_moves: int = size("num_moves", default=1)
     ladder: Any = None
     moves: Any = None
+    warm: Bool[Array, ""] = eqx.field(default=False, converter=flag)
 
     def __check_init__(self) -> None:
         check_move(self.move)
@@ -244,6 +251,24 @@ class ParallelTempering(MarkovKernel):
     def step(
         self, rng_key: PRNGKeyArray, target: Energy, state: ParallelTemperingState
     ) -> tuple[ParallelTemperingState, ParallelTemperingInfo]:
+        before = jnp.where(self.warm & (state.scan == 0), FORGET * len(self.ladder), 0)
+
+        def one(carry: Any) -> Any:
+            i, state, info = carry
+            key = where(i == 0, rng_key, random.fold_in(rng_key, i))
+            state, new = self.one_scan(key, target, state)
+            spent = info.num_evaluations + new.num_evaluations
+            return i - 1, state, new._replace(num_evaluations=spent)
+
+        _, info = jax.eval_shape(lambda key: self.one_scan(key, target, state), rng_key)
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), info)
+        _, state, info = lax.while_loop(lambda carry: carry[0] >= 0, one, (before, state, nothing))
+        return state, info
+
+    def one_scan(
+        self, rng_key: PRNGKeyArray, target: Energy, state: ParallelTemperingState
+    ) -> tuple[ParallelTemperingState, ParallelTemperingInfo]:
+        """Move all rungs, then exchange."""
         path, num_rungs = Path(target, self.reference), len(self.ladder)
         key_reference, key_begin, key_move, key_swap = random.split(rng_key, 4)
 
@@ -502,7 +527,7 @@ class TemperingWarmUp(WarmUp):
         nearest = jnp.where(move_on, nearest, jnp.arange(len(nearest)))
         # A kernel at a new temperature begins as that of the nearest old one, and learns on.
         moves, adaptations = each(lambda at: _row((moves, adaptations), at))(nearest)
-        kernel = _with(kernel, ladder=ladder, moves=moves)
+        kernel = _with(kernel, ladder=ladder, moves=moves, warm=kernel.warm | is_last)
         refused = jnp.where(window_ends, 0, adaptation.refused)
         scans = jnp.where(window_ends, 0, adaptation.scans)
         return kernel, TemperingAdaptation(adaptations, refused, scans), states

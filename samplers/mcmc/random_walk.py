@@ -61,6 +61,7 @@ class RandomWalk(MarkovKernel):
 
     needs: ClassVar[frozenset[str]] = frozenset({"log_density"})
     exactness: ClassVar[Exactness] = "exact"
+    plain_state: ClassVar[Any] = RandomWalkState
 
     step_size: Float[Array, ""] = positive("step_size", default=0.1)
 

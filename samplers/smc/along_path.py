@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ppl import weights
 from ppl.energy import Energy, Position, TargetError
@@ -22,7 +22,7 @@ from samplers.mcmc.hmc import HMC
 from samplers.mcmc.metrics import Diagonal
 from samplers.smc import feynman_kac as fk
 from samplers.smc.moves import Moved, enough, move
-from samplers.smc.path import Path, increments, next_inverse_temperature, why_dead
+from samplers.smc.path import Known, Path, increments, next_inverse_temperature, why_dead
 
 # Fewer particles than this times d, of which each half of the population has half and resampling
 # leaves half again, span too little for a dense metric.
@@ -34,7 +34,7 @@ RECOUNT = 4.0  # times the inverse temperature at which moves were counted
 
 
 class PathState(NamedTuple):
-    """A population at one temperature; the particles carry V, the log-likelihood, with them.
+    """A population at one temperature; the particles carry `Known` with them: V and its like.
 
     ``kernel`` holds the arrays of the kernel as it is tuned by now, ``error`` the standard error
     of log Z up to here. ``enough`` moves are, since they were last counted at ``counted_at``.
@@ -132,20 +132,20 @@ class AlongPath(ParticleSampler):
         """Exact draws at b = 0; those without likelihood have no weight from the start."""
         path = self.path(target)
         positions = path.sample(rng_key, self.num_particles)
-        log_ratios = path.log_ratios(positions)
-        return self.begun(positions, log_ratios, jnp.zeros((), log_ratios.dtype), 0.0)
+        known = path.known(positions, self.move)
+        return self.begun(positions, known, jnp.zeros((), known.log_ratio.dtype), 0.0)
 
     def begun(
         self,
         positions: Position,
-        log_ratios: Float[Array, " n"],
+        known: Known,
         inverse_temperature: Float[Array, ""],
         log_weights: Any,
     ) -> PathState:
         """A first population at this temperature; without a likelihood there is no weight."""
-        log_weights = log_weights + increments(0.0, log_ratios)
+        log_weights = log_weights + increments(0.0, known.log_ratio)
         return PathState(
-            fk.begin((positions, log_ratios), log_weights),
+            fk.begin((positions, known), log_weights),
             inverse_temperature,
             jnp.zeros((), jnp.int32),
             eqx.filter(self.move, eqx.is_array),
@@ -161,14 +161,14 @@ class AlongPath(ParticleSampler):
         b, population = state.inverse_temperature, state.population
         if self.schedule is not None:
             return self.schedule[state.step].astype(b.dtype)
-        _, log_ratios = population.particles
-        return next_inverse_temperature(log_ratios, population.log_weights, b, kept, rule)
+        _, known = population.particles
+        return next_inverse_temperature(known.log_ratio, population.log_weights, b, kept, rule)
 
     def weighed(self, state: PathState, next_b: Float[Array, ""]) -> fk.Population:
         """The population with the weights of the next temperature."""
-        _, log_ratios = state.population.particles
+        _, known = state.population.particles
         step = next_b - state.inverse_temperature
-        return fk.weigh(state.population, increments(step, log_ratios))
+        return fk.weigh(state.population, increments(step, known.log_ratio))
 
     def kernel(self, arrays: Any) -> MarkovKernel:
         """Move with these arrays."""
@@ -198,11 +198,11 @@ class AlongPath(ParticleSampler):
         key_resample, key_move = random.split(rng_key)
         cloud = self.weighed(state, next_b)
         population, _, resampled = fk.resample(key_resample, cloud, resampler)
-        positions, _ = population.particles
+        positions, known = population.particles
         moved = move(
             key_move, self.kernel(state.kernel), self.path(target).at(next_b), positions,
             population.log_weights, fewest, fewest if most is None else most,
-            tune=self.tune, count=counts,
+            tune=self.tune, count=counts, densities=self.densities(known, next_b),
         )  # fmt: skip
         error = fk.log_evidence_error(cloud)
         state = state._replace(
@@ -210,6 +210,10 @@ class AlongPath(ParticleSampler):
             counted_at=jnp.where(counts, next_b, state.counted_at),
         )
         return self.arrived(target, state, next_b, cloud, population, moved, resampled, error)
+
+    def densities(self, known: Known, b: Float[Array, ""]) -> tuple[Array, PyTree] | None:
+        """Log pi_b of each particle and its gradient, for moves that can start from these."""
+        return None if self.move.plain_state is None else known.at(b)
 
     def arrived(
         self,
@@ -226,9 +230,13 @@ class AlongPath(ParticleSampler):
 
         ``cloud`` has its weights, ``population`` those after resampling, ``moved`` the positions.
         """
-        log_ratios = self.path(target).log_ratios(moved.positions)
+        path, likelihoods = self.path(target), self.num_particles
+        if moved.densities is None:
+            known = path.known(moved.positions, self.move)
+        else:
+            known, likelihoods = path.known_from(moved.positions, next_b, *moved.densities), 0
         after = PathState(
-            population._replace(particles=(moved.positions, log_ratios)),
+            population._replace(particles=(moved.positions, known)),
             jnp.where(fk.is_dead(population), jnp.ones_like(next_b), next_b),
             state.step + 1,
             eqx.filter(moved.kernel, eqx.is_array),
@@ -236,9 +244,10 @@ class AlongPath(ParticleSampler):
             state.enough,
             state.counted_at,
         )
-        _, log_ratios_before = state.population.particles
+        _, before = state.population.particles
         # The driver counts steps, so the first one pays for the start.
-        likelihoods = jnp.array([self.num_particles, 0], jnp.int32) * (1 + (state.step == 0))
+        gradients = 0 if before.slopes is None else self.num_particles
+        start = jnp.array([self.num_particles, gradients], jnp.int32) * (state.step == 0)
         return after, PathInfo(
             inverse_temperature=next_b,
             ess=weights.ess(cloud.log_weights),
@@ -249,8 +258,10 @@ class AlongPath(ParticleSampler):
             num_moves=moved.num_moves,
             jump=moved.jump,
             num_diverging=moved.num_diverging,
-            num_illegal=weights.count_illegal(log_ratios_before).astype(jnp.int32),
-            num_evaluations=(moved.num_evaluations + likelihoods).astype(jnp.int32),
+            num_illegal=weights.count_illegal(before.log_ratio).astype(jnp.int32),
+            num_evaluations=(
+                moved.num_evaluations + start + jnp.array([likelihoods, 0], jnp.int32)
+            ).astype(jnp.int32),
         )
 
     def walk(self, rng_key: PRNGKeyArray, target: Energy, num_steps: int) -> fk.Population:
@@ -272,10 +283,10 @@ class AlongPath(ParticleSampler):
     ) -> tuple[Position, Float[Array, " n"], Float[Array, ""]]:
         """Particles, weights, log Z; an error that says why, where no particle has any weight."""
         population, log_weights = state.population, state.population.log_weights
-        positions, log_ratios = population.particles
+        positions, known = population.particles
         if not isinstance(log_weights, Tracer) and bool(fk.is_dead(population)):
             path, name = self.path(target), type(self).__name__
-            raise TargetError(why_dead(path, positions, log_ratios, name, self.drawn_by))
+            raise TargetError(why_dead(path, positions, known.log_ratio, name, self.drawn_by))
         return positions, log_weights, fk.log_evidence(population)
 
     def log_evidence_error(self, history: dict[str, np.ndarray]) -> float | None:

@@ -61,7 +61,8 @@ class Moved(NamedTuple):
     """Where the particles are, the kernel as it is tuned by then, and what it took.
 
     ``acceptance_rate`` is the weighted mean of the last move, NaN for a kernel without one;
-    ``jump`` is D above.
+    ``jump`` is D above. ``densities`` are the log-densities at the positions and, for a kernel that
+    needs them, the gradients; None where its states are not plain.
     """
 
     positions: PyTree
@@ -71,6 +72,7 @@ class Moved(NamedTuple):
     jump: Float[Array, ""]
     num_diverging: Int[Array, ""]
     num_evaluations: Int[Array, "2"]
+    densities: tuple[Array, PyTree] | None
 
 
 def move(
@@ -84,12 +86,14 @@ def move(
     *,
     tune: bool = False,
     count: Any = True,
+    densities: tuple[Array, PyTree] | None = None,
 ) -> Moved:
     """Move all particles between ``fewest`` and ``most`` times.
 
     Without ``count`` gains are not asked, and moves stop at ``fewest``. With ``tune`` the kernels
     of both halves are tuned before the first move and after each, and a move that was hardly ever
-    accepted is no reason to stop.
+    accepted is no reason to stop. ``densities``, where these are known, are the log-densities at
+    the positions and the gradients, or None, from which a kernel of plain states begins.
     """
     n, halves = len(log_weights), 2 if tune else 1
     shares = weights.probabilities(log_weights)
@@ -97,38 +101,44 @@ def move(
     scale = variances(start, shares)
     log_weights, positions = weights_apart(log_weights, halves), apart(positions, halves)
     arrays, rest = several(kernel, halves)
-    states, spent = _started(rng_key, arrays, rest, target, positions, n)
+    densities = apart(densities, halves)
+    states, spent = _started(rng_key, arrays, rest, target, positions, n, densities)
 
-    def tuned(arrays: PyTree, states: Any, info: Any) -> PyTree:
+    def tuned(arrays: PyTree, states: Any, info: Any, **options: Any) -> PyTree:
         if not tune:
             return arrays
         watched = jax.vmap(jax.vmap(kernel.watch))(states)
-        return crossed(arrays, rest, states.position, log_weights, info, watched)
+        return crossed(arrays, rest, states.position, log_weights, info, watched, **options)
+
+    def goes_on(k: Any, worth: Any) -> Any:
+        return (k < most) & ((k < fewest) | worth)
 
     def body(carry: Any) -> Any:
         k, states, arrays, before, _, evaluations, diverging, _ = carry
-        states, info = _step(rng_key, k + 1, arrays, rest, target, states)
-        arrays, info = tuned(arrays, states, info), together(info, n)
+        states, infos = _step(rng_key, k + 1, arrays, rest, target, states)
+        info = together(infos, n)
         jump = mean_jump(flat(together(states.position, n)), start, scale, shares)
         rate = _mean_rate(info, shares)
         paid = jump - before >= GAIN * jump / (k + 1)
         worth = (count & paid & ~is_all(jump, k + 1)) | (tune & (rate < FAILED))
         evaluations += jnp.sum(info.num_evaluations, axis=0, dtype=jnp.int32)
         diverging += _num_diverging(info)
+        # Of a last move only the step size is heard: metrics will be those of other particles.
+        arrays = lax.cond(
+            goes_on(k + 1, worth),
+            lambda: tuned(arrays, states, infos),
+            lambda: tuned(arrays, states, infos, scalars_only=True),
+        )
         return k + 1, states, arrays, jump, rate, evaluations, diverging, worth
-
-    def unfinished(carry: Any) -> Any:
-        k, *_, worth = carry
-        return (k < most) & ((k < fewest) | worth)
 
     zero, nothing = jnp.zeros((), jnp.int32), jnp.zeros((), start.dtype)
     arrays = tuned(arrays, states, None)
     carry = (zero, states, arrays, nothing, nothing, spent, zero, jnp.ones((), bool))
     k, states, arrays, jump, rate, evaluations, diverging, _ = lax.while_loop(
-        unfinished, body, carry
+        lambda carry: goes_on(carry[0], carry[-1]), body, carry
     )
-    positions = together(states.position, n)
-    return Moved(positions, in_one(arrays, rest), k, rate, jump, diverging, evaluations)
+    positions, densities = together((states.position, _densities(rest, states)), n)
+    return Moved(positions, in_one(arrays, rest), k, rate, jump, diverging, evaluations, densities)
 
 
 def chains(
@@ -138,37 +148,39 @@ def chains(
     positions: Position,
     length: int,
     cloud: tuple[Position, Float[Array, " n"]] | None = None,
+    densities: tuple[Array, PyTree] | None = None,
 ) -> Moved:
     """Chains of ``length`` states, their starts included; all states come back, chain by chain.
 
     Leading axis of the positions: ``n length``. ``cloud``, if given, are the weighted particles
-    that the starts were drawn from, in their order, and the kernels are tuned to them.
+    that the starts were drawn from, in their order, and the kernels are tuned to them;
+    ``densities`` as in `move`.
     """
     n, halves = jax.tree.leaves(positions)[0].shape[0], 1 if cloud is None else 2
     begun = positions
     arrays, rest = several(kernel, halves)
     positions = apart(positions, halves)
 
-    def tuned(arrays: PyTree, info: Any) -> PyTree:
+    def tuned(arrays: PyTree, info: Any, **options: Any) -> PyTree:
         if cloud is None:
             return arrays
-        others, log_weights = cloud
-        return crossed(
-            arrays, rest, apart(others, halves), weights_apart(log_weights, halves), info
-        )
+        others, log_weights = apart(cloud[0], halves), weights_apart(cloud[1], halves)
+        return crossed(arrays, rest, others, log_weights, info, **options)
 
     arrays = tuned(arrays, None)
-    states, spent = _started(rng_key, arrays, rest, target, positions, n)
-    start = flat(begun)
+    states, spent = _started(rng_key, arrays, rest, target, positions, n, apart(densities, halves))
+    begun = begun, together(_densities(rest, states), n)
+    start = flat(begun[0])
     shares = jnp.full(n, 1 / n, start.dtype)
 
     def body(carry: Any, k: Any) -> Any:
         states, arrays = carry
         states, info = _step(rng_key, k + 1, arrays, rest, target, states)
-        arrays, info = tuned(arrays, info), together(info, n)
+        # The cloud has not changed: of what is tuned to it there is nothing new.
+        arrays, info = tuned(arrays, info, scalars_only=True), together(info, n)
         evaluations = jnp.sum(info.num_evaluations, axis=0, dtype=jnp.int32)
         seen = (_mean_rate(info, shares), _num_diverging(info), evaluations)
-        return (states, arrays), (together(states.position, n), *seen)
+        return (states, arrays), (together((states.position, _densities(rest, states)), n), *seen)
 
     (last, arrays), (later, rates, diverging, evaluations) = lax.scan(
         body, (states, arrays), jnp.arange(length - 1)
@@ -178,14 +190,16 @@ def chains(
         both = jnp.concatenate([start[:, None], jnp.swapaxes(later, 0, 1)], axis=1)
         return both.reshape(n * length, *start.shape[1:])
 
+    positions, densities = jax.tree.map(by_chain, begun, later)
     return Moved(
-        jax.tree.map(by_chain, begun, later),
+        positions,
         in_one(arrays, rest),
         jnp.int32(length - 1),
         jnp.mean(rates),
         mean_jump(flat(together(last.position, n)), start, variances(start, shares), shares),
         jnp.sum(diverging),
         spent + jnp.sum(evaluations, axis=0),
+        densities,
     )
 
 
@@ -294,10 +308,13 @@ def crossed(
     log_weights: Float[Array, "halves m"],
     info: Any,
     watched: Any = (),
+    *,
+    scalars_only: bool = False,
 ) -> PyTree:
     """Kernel of each half, tuned to the particles of the other one, where these can tell.
 
-    Every so many of them are asked, as copies of a particle stand together.
+    Every so many of them are asked, as copies of a particle stand together. With ``scalars_only``
+    metrics stay, which are most of the work.
     """
 
     def one(arrays: PyTree, *others: Any) -> PyTree:
@@ -312,6 +329,8 @@ def crossed(
     alive = jnp.any(jnp.isfinite(others[1]), axis=1)
 
     def keep(new: Array, old: Array) -> Array:
+        if scalars_only and old.ndim > 1:
+            return old
         return jnp.where(alive.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
     return jax.tree.map(keep, tuned, arrays)
@@ -330,9 +349,19 @@ def _each_half(fn: Callable, arrays: PyTree, *operands: Any) -> Any:
 
 
 def _started(
-    rng_key: PRNGKeyArray, arrays: PyTree, rest: PyTree, target: Energy, positions: PyTree, n: int
+    rng_key: PRNGKeyArray,
+    arrays: PyTree,
+    rest: PyTree,
+    target: Energy,
+    positions: PyTree,
+    n: int,
+    densities: tuple[Array, PyTree] | None,
 ) -> tuple[Any, Int[Array, "2"]]:
     """States of the kernels at these positions, and what they cost."""
+    if densities is not None:
+        log_densities, gradients = densities
+        known = (log_densities,) if gradients is None else (log_densities, gradients)
+        return rest.plain_state(positions, *known), jnp.zeros(2, jnp.int32)
     halves, m = jax.tree.leaves(positions)[0].shape[:2]
 
     def one(arrays: PyTree, keys: Any, positions: Position) -> Any:
@@ -357,6 +386,13 @@ def _step(
 
     keys = random.split(random.fold_in(rng_key, k), (halves, m))
     return _each_half(one, arrays, keys, states)
+
+
+def _densities(rest: PyTree, states: Any) -> tuple[Array, PyTree] | None:
+    """Log-densities and gradients of plain states."""
+    if rest.plain_state is None:
+        return None
+    return states.log_density, getattr(states, "gradient", None)
 
 
 def _mean_rate(info: Any, shares: Float[Array, " n"]) -> Float[Array, ""]:

@@ -7,7 +7,7 @@ the user's own, r is that and V the difference. At b = 0 there are exact draws, 
 target; pi_b is a target like any other, whose b is traced.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,10 +20,31 @@ from numpyro.distributions import Distribution
 
 from ppl import weights
 from ppl.energy import Energy, Position, TargetError, from_distribution
+from ppl.sampler import MarkovKernel
 from ppl.template import require_template
 
 CLOSE = 1e-3  # of a step in temperature, at which its length is known
 MAX_BISECTIONS = 60
+
+
+class Known(NamedTuple):
+    """The path at one position or at many: V, and what makes of it the density of any pi_b.
+
+    ``log_reference`` and ``slopes``, the gradients of log r and of V, are there for moves that can
+    do with them (`MarkovKernel.plain_state`), else None.
+    """
+
+    log_ratio: Float[Array, "*n"]
+    log_reference: Float[Array, "*n"] | None = None
+    slopes: tuple[PyTree, PyTree] | None = None
+
+    def at(self, b: Float[Array, ""]) -> tuple[Float[Array, "*n"], PyTree]:
+        """Log pi_b and its gradient, or None: no evaluation is needed."""
+        assert self.log_reference is not None, "for moves of plain states alone"
+        log_density = self.log_reference + b * self.log_ratio
+        if self.slopes is None:
+            return log_density, None
+        return log_density, jax.tree.map(lambda r, v: r + b * v, *self.slopes)
 
 
 class Path(eqx.Module):
@@ -57,6 +78,51 @@ class Path(eqx.Module):
     def log_ratios(self, positions: Position) -> Float[Array, " n"]:
         """V of each of many positions."""
         return jax.vmap(lambda position: self.log_parts(position)[1])(positions)
+
+    def log_reference(self, position: Position) -> Float[Array, ""]:
+        """Log r; what the compiler finds of the target in it is left out."""
+        if self.reference is None:
+            return self.target.log_parts(position)[0]
+        return self.reference.log_density(position)
+
+    def known(self, positions: Position, move: MarkovKernel) -> Known:
+        """What a move by this kernel can start from, at each of many positions."""
+        if move.plain_state is None:
+            return Known(self.log_ratios(positions))
+        if "gradient" not in move.needs:
+            log_references, log_ratios = jax.vmap(self.log_parts)(positions)
+            return Known(log_ratios, log_references)
+
+        def one(position: Position) -> Known:
+            log_reference, of_reference = jax.value_and_grad(self.log_reference)(position)
+            log_ratio, of_ratio = jax.value_and_grad(lambda x: self.log_parts(x)[1])(position)
+            return Known(log_ratio, log_reference, (of_reference, of_ratio))
+
+        return jax.vmap(one)(positions)
+
+    def known_from(
+        self, positions: Position, b: Float[Array, ""], log_densities: Array, gradients: PyTree
+    ) -> Known:
+        """The same, from log pi_b and its gradient: at the price of r alone.
+
+        Rounding is that of log pi_b in units of b, as seen from any pi_b.
+        """
+
+        def one(position: Position, log_density: Array, gradient: PyTree) -> Known:
+            # A density of zero is that of the target: r has been there.
+            def log_ratio(log_reference: Array) -> Array:
+                return jnp.where(
+                    log_density == -jnp.inf, -jnp.inf, (log_density - log_reference) / b
+                )
+
+            if gradient is None:
+                log_reference = self.log_reference(position)
+                return Known(log_ratio(log_reference), log_reference)
+            log_reference, slope = jax.value_and_grad(self.log_reference)(position)
+            rest = jax.tree.map(lambda g, r: (g - r) / b, gradient, slope)
+            return Known(log_ratio(log_reference), log_reference, (slope, rest))
+
+        return jax.vmap(one)(positions, log_densities, gradients)
 
     def at(self, inverse_temperature: Float[Array, ""]) -> "Rung":
         """Return pi_b as a target."""

@@ -168,13 +168,14 @@ class TemperedSMC(AlongPath):
         if self.start is None:
             return super().init(rng_key, target)
         positions, log_weights = self.start.draw(rng_key, target, self.num_particles)
-        log_ratios = self.path(target).log_ratios(positions)
+        known = self.path(target).known(positions, self.move)
+        log_ratios = known.log_ratio
         rungs = jnp.linspace(0, 1, NUM_RUNGS, dtype=log_ratios.dtype)
         at = lambda b: weights.clean(log_weights) + increments(b - 1, log_ratios)
         ess = jax.vmap(lambda b: weights.ess(at(b)))(rungs)
         enough = jnp.minimum(self.ess_kept * self.num_particles, jnp.max(ess))
         b = jnp.max(jnp.where(ess >= enough, rungs, 0))
-        return self.begun(positions, log_ratios, b, at(b))
+        return self.begun(positions, known, b, at(b))
 
     def done(self, state: PathState) -> Bool[Array, ""]:
         """At b = 1 and moved there, or nowhere to go."""

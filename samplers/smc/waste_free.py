@@ -117,9 +117,11 @@ class WasteFreeSMC(AlongPath):
 
         scheme = SCHEMES[self.resampling]
         starts = fk.copies(cloud, scheme(key_resample, log_weights, num_chains))
+        positions, known = starts.particles
         moved = chains(
             key_move, self.kernel(state.kernel), Path(target, self.reference).at(next_b),
-            starts.particles[0], length, (everywhere, log_weights) if self.tune else None,
+            positions, length, (everywhere, log_weights) if self.tune else None,
+            self.densities(known, next_b),
         )  # fmt: skip
         population = starts._replace(
             log_weights=jnp.repeat(starts.log_weights, length),

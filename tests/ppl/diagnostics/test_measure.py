@@ -239,8 +239,8 @@ def at(b):
 def temper(key, particles, log_weights):
     """From b = 0.3 to b = 0.8: weigh, resample, move by a Markov kernel."""
     sampler = TemperedSMC(num_particles=2, move=SequenceMetropolis(WORDS), tune=False)
-    ratios = Path(REWARDED).log_ratios(particles)
-    population = fk.begin((particles, ratios), log_weights)
+    known = Path(REWARDED).known(particles, sampler.move)
+    population = fk.begin((particles, known), log_weights)
     arrays = eqx.filter(sampler.move, eqx.is_array)
     begun = jnp.float32(0.3), jnp.int32(0), arrays, jnp.zeros(())
     state = PathState(population, *begun, enough=jnp.int32(1), counted_at=jnp.zeros(()))

@@ -140,6 +140,23 @@ def test_metrics_are_learnt_from_the_gradients_of_the_states_as_well(monkeypatch
     assert jnp.abs(root @ root.T - jnp.eye(6)).max() > 0.3
 
 
+@pytest.mark.parametrize("kernel", [HMC(num_steps=2), RandomWalk()])
+def test_moves_that_know_the_densities_save_those_of_the_start(kernel):
+    kernel, x, args = kernel.resolve(TARGET), START[:101], (EQUAL[:101], 1, 1)
+    plain = run(random.key(2), kernel, TARGET, x, *args, tune=True)
+    log_densities, gradients = jax.vmap(jax.value_and_grad(TARGET.log_density))(x)
+    gradients = gradients if "gradient" in kernel.needs else None
+    known = log_densities, gradients
+    found = run(random.key(2), kernel, TARGET, x, *args, tune=True, densities=known)
+    np.testing.assert_allclose(found.positions, plain.positions, rtol=1e-5)
+    saved = np.array([101, 101 if "gradient" in kernel.needs else 0])
+    np.testing.assert_array_equal(plain.num_evaluations - found.num_evaluations, saved)
+    ends = jax.vmap(jax.value_and_grad(TARGET.log_density))(found.positions)
+    np.testing.assert_allclose(found.densities[0], ends[0], rtol=1e-4)
+    if gradients is not None:
+        np.testing.assert_allclose(found.densities[1], ends[1], rtol=1e-4)
+
+
 def test_a_tuned_kernel_keeps_its_precision():
     walk = RandomWalk(step_size=jnp.float32(0.5)).resolve(TARGET)
     with jax.enable_x64(True):

@@ -8,6 +8,8 @@ import pytest
 
 import ppl
 from ppl import weights
+from samplers.mcmc.hmc import HMC
+from samplers.mcmc.random_walk import RandomWalk
 from samplers.smc.path import Path, increments, next_inverse_temperature
 
 PRIOR = dist.Normal(jnp.zeros(2), 3.0).to_event(1)
@@ -39,6 +41,31 @@ def test_the_path_runs_from_the_reference_to_the_target():
         np.testing.assert_allclose(found, (1 - b) * start + b * end, rtol=1e-4)
     draws = path.sample(jax.random.key(0), 4000)
     np.testing.assert_allclose(draws.mean(axis=0), 1.0, atol=5 * 0.5 / 4000**0.5)
+
+
+@pytest.mark.parametrize("reference", [None, ppl.from_distribution(PRIOR)])
+@pytest.mark.parametrize("move", [HMC(), RandomWalk()])
+def test_what_moves_know_at_one_temperature_tells_of_every_other_one(reference, move):
+    path, x = Path(POSTERIOR, reference), 2 * jax.random.normal(jax.random.key(3), (50, 2))
+    known = path.known(x, move)
+    np.testing.assert_allclose(known.log_ratio, path.log_ratios(x), rtol=1e-5)
+    for b in (0.01, 1.0):
+        log_density, gradient = known.at(jnp.asarray(b))
+        rung = jax.vmap(jax.value_and_grad(path.at(jnp.asarray(b)).log_density))(x)
+        np.testing.assert_allclose(log_density, rung[0], rtol=1e-5)
+        assert (gradient is None) == (known.slopes is None) == isinstance(move, RandomWalk)
+        if gradient is not None:
+            np.testing.assert_allclose(gradient, rung[1], rtol=1e-4, atol=1e-4)
+        found = path.known_from(x, jnp.asarray(b), log_density, gradient)
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(known), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 / b)
+
+
+def test_a_particle_without_density_is_known_to_have_none():
+    found = Path(POSTERIOR).known_from(
+        jnp.zeros((2, 2)), jnp.asarray(0.1), jnp.array([-jnp.inf, jnp.nan]), jnp.zeros((2, 2))
+    )
+    np.testing.assert_array_equal(found.log_ratio, [-np.inf, np.nan])
 
 
 @pytest.mark.parametrize("value", [-jnp.inf, jnp.nan, jnp.inf])
