@@ -25,7 +25,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from blackjax.mcmc import hmc, integrators, metrics
-from jax import random
 from jax.flatten_util import ravel_pytree
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
@@ -33,6 +32,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from ppl.energy import Energy, Position
 from ppl.sampler import Exactness, MarkovKernel, fraction, positive, size
 from samplers.mcmc.metrics import Metric, as_metric
+from samplers.mcmc.normals import normal
 from samplers.mcmc.windows import WindowWarmUp, flag, optional, resolved, retuned
 
 DIVERGENCE_THRESHOLD = 1000.0  # nats of energy error, as Stan's
@@ -122,7 +122,7 @@ def is_turning(
 
 
 UNIT_METRIC = BlackJAXMetric(
-    sample_momentum=lambda key, position: random.normal(key, position.shape, position.dtype),
+    sample_momentum=lambda key, position: normal(key, position.size, position.dtype),
     kinetic_energy=kinetic_energy,
     check_turning=is_turning,
     scale=lambda position, element, *, inv, trans: element,

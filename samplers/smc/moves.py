@@ -147,14 +147,14 @@ def chains(
     target: Energy,
     positions: Position,
     length: int,
-    cloud: tuple[Position, Float[Array, " n"]] | None = None,
+    cloud: tuple[Position, Float[Array, " n"], tuple[Array, PyTree] | None] | None = None,
     densities: tuple[Array, PyTree] | None = None,
 ) -> Moved:
     """Chains of ``length`` states, their starts included; all states come back, chain by chain.
 
     Leading axis of the positions: ``n length``. ``cloud``, if given, are the weighted particles
-    that the starts were drawn from, in their order, and the kernels are tuned to them;
-    ``densities`` as in `move`.
+    that the starts were drawn from, in their order, with their densities, and the kernels are tuned
+    to them; ``densities`` as in `move`.
     """
     n, halves = jax.tree.leaves(positions)[0].shape[0], 1 if cloud is None else 2
     begun = positions
@@ -164,8 +164,13 @@ def chains(
     def tuned(arrays: PyTree, info: Any, **options: Any) -> PyTree:
         if cloud is None:
             return arrays
-        others, log_weights = apart(cloud[0], halves), weights_apart(cloud[1], halves)
-        return crossed(arrays, rest, others, log_weights, info, **options)
+        others, log_weights, known = cloud
+        watched = ()
+        if known is not None:
+            watched = jax.vmap(kernel.watch)(_plain(rest, others, known))
+        others, watched = apart((others, watched), halves)
+        log_weights = weights_apart(log_weights, halves)
+        return crossed(arrays, rest, others, log_weights, info, watched, **options)
 
     arrays = tuned(arrays, None)
     states, spent = _started(rng_key, arrays, rest, target, positions, n, apart(densities, halves))
@@ -359,9 +364,7 @@ def _started(
 ) -> tuple[Any, Int[Array, "2"]]:
     """States of the kernels at these positions, and what they cost."""
     if densities is not None:
-        log_densities, gradients = densities
-        known = (log_densities,) if gradients is None else (log_densities, gradients)
-        return rest.plain_state(positions, *known), jnp.zeros(2, jnp.int32)
+        return _plain(rest, positions, densities), jnp.zeros(2, jnp.int32)
     halves, m = jax.tree.leaves(positions)[0].shape[:2]
 
     def one(arrays: PyTree, keys: Any, positions: Position) -> Any:
@@ -386,6 +389,13 @@ def _step(
 
     keys = random.split(random.fold_in(rng_key, k), (halves, m))
     return _each_half(one, arrays, keys, states)
+
+
+def _plain(rest: PyTree, positions: PyTree, densities: tuple[Array, PyTree]) -> Any:
+    """Plain states at these positions."""
+    log_densities, gradients = densities
+    known = (log_densities,) if gradients is None else (log_densities, gradients)
+    return rest.plain_state(positions, *known)
 
 
 def _densities(rest: PyTree, states: Any) -> tuple[Array, PyTree] | None:

@@ -111,7 +111,8 @@ class WasteFreeSMC(AlongPath):
         length, num_chains = self.chain_length, self.num_particles // self.chain_length
         next_b = self.next_temperature(state, self.ess_kept)
         cloud = self.weighed(state, next_b)
-        (everywhere, _), log_weights = cloud.particles, cloud.log_weights
+        (everywhere, known), log_weights = cloud.particles, cloud.log_weights
+        everyone = (everywhere, log_weights, self.densities(known, next_b))
 
         error = jnp.sqrt(state.error**2 + _variance(log_weights, num_chains, state.step == 0))
 
@@ -120,7 +121,7 @@ class WasteFreeSMC(AlongPath):
         positions, known = starts.particles
         moved = chains(
             key_move, self.kernel(state.kernel), Path(target, self.reference).at(next_b),
-            positions, length, (everywhere, log_weights) if self.tune else None,
+            positions, length, everyone if self.tune else None,
             self.densities(known, next_b),
         )  # fmt: skip
         population = starts._replace(

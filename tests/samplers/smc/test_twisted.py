@@ -15,7 +15,7 @@ import ppl
 from agreement import t_limit, t_scores
 from ppl import weights
 from samplers.smc import twisted, twisted_model
-from samplers.smc.twist_network import prefix_network, prefix_row, prefix_rows
+from samplers.smc.twist_network import prefix_network
 from samplers.smc.twisted import TwistedSMC
 
 LIMIT = t_limit(40, 500)
@@ -325,17 +325,6 @@ def test_the_network_learns_what_cannot_be_read_off_the_last_token():
     assert last > 0.9 * 256 > 1.3 * first
     assert not draws.history["diverging"].any()
     assert draws.num_evaluations == (150 * 256 * (FOUR + 1) + 7 * 1024 * FOUR, 0)
-
-
-@pytest.mark.usefixtures("unoptimized")
-def test_rows_of_the_network_look_back_only():
-    params = prefix_network(random.key(0), 5, 4)
-    params = params._replace(out=jnp.ones_like(params.out))
-    one, other = jnp.array([1, 2, 3, 0, 1]), jnp.array([1, 2, 0, 3, 3])
-    rows = prefix_rows(params, one)
-    np.testing.assert_allclose(rows[:3], prefix_rows(params, other)[:3], rtol=1e-6)
-    assert (np.abs(rows[3:] - prefix_rows(params, other)[3:]) > 1e-4).all()
-    np.testing.assert_allclose(rows[3], prefix_row(params, one, jnp.int32(3)), rtol=1e-6)
 
 
 # The door ---------------------------------------------------------------------------------------
