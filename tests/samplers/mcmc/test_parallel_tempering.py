@@ -357,7 +357,7 @@ def test_evaluations_are_counted_and_new_data_compile_nothing(compilations):
     assert not [name for name in count.compiled if "chunk" in name]
     assert abs(found["x"].mean() - -1 / (1 + NOISE)) < 0.2
     # Going on costs two scans a rung before the first draw.
-    assert more.num_evaluations[0] == 2 * ((200 + 2 * 4) * 10 + 8)
+    assert more.run.evaluations["sample"][0] == 2 * ((200 + 2 * 4) * 10 + 8)
 
 
 @pytest.mark.usefixtures("unoptimized")
