@@ -10,7 +10,11 @@ from typing import Any, NamedTuple
 DOCS = Path(__file__).parents[1]
 OUT = DOCS / "_build" / "solver_errors"
 BUDGETS = (5, 10, 20, 50)
-SCHEDULES = {"EDMSchedule()": "EDM", "LogSNRUniform()": "log SNR"}  # and what columns call them
+SCHEDULES = {  # and what columns call them
+    "EDMSchedule()": "EDM",
+    "LogSNRUniform()": "log SNR",
+    "InformationUniform()": "inf.",
+}
 PRIORS = ("three modes", "25 modes", "digits")
 TWENTY = {
     "twenty": "three modes, 20 steps from 10 to 0.02",
@@ -43,7 +47,7 @@ def names(errors: dict[Any, Error], prior: str, measure: str) -> list[str]:
 
 
 def table(errors: dict[Any, Error], prior: str, measure: str) -> str:
-    """Both schedules side by side, the least of each column in bold."""
+    """All schedules side by side, the least of each column in bold."""
     columns = [(schedule, str(n)) for schedule in SCHEDULES for n in BUDGETS]
     solvers = names(errors, prior, measure)
     at = lambda solver, column: errors.get((prior, column[0], solver, measure, column[1]))

@@ -17,7 +17,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from models.targets.known import Known, vector
-from ppl.mixture import mixture
+from ppl.mixture import denoised, mixture
 
 
 class GaussianMixture(Known):
@@ -71,25 +71,8 @@ class GaussianMixture(Known):
     def denoise(
         self, position: Float[Array, " d"], sigma: Float[Array, ""] | float
     ) -> Float[Array, " d"]:
-        """Mean of the draws given that ``x + sigma * noise = position``, at any noise level.
-
-        Each component pulls by its share of the position, and shrinks toward its mean:
-        ``D = sum_k r_k (s_k^2 x + sigma^2 m_k) / (s_k^2 + sigma^2)``.
-        """
-        # One product with a matrix gives the logits, one the weighted sums. Relative to the mean
-        # of all, squares stay small; they lose digits beyond some thousand widths.
-        center = jnp.exp(self.log_shares) @ self.means
-        x, means, widths = position - center, self.means - center, self.sds**2
-        total = widths + sigma**2
-        features = jnp.append(x, x @ x)
-        slopes = jnp.concatenate([means, jnp.full_like(widths, -0.5)[:, None]], 1) / total[:, None]
-        heights = self.log_shares - x.size / 2 * jnp.log(total)
-        heights = heights - jnp.sum(means**2, axis=1) / (2 * total)
-        logits = jnp.matmul(slopes, features, precision="highest") + heights
-        shares = jnp.exp(logits - jnp.max(logits))
-        pulls = jnp.concatenate([means * (sigma**2 / total)[:, None], (widths / total)[:, None]], 1)
-        sums = jnp.matmul(shares, pulls, precision="highest") / jnp.sum(shares)
-        return center + sums[:-1] + sums[-1] * x
+        """Mean of the draws given that ``x + sigma * noise = position``: see `ppl.mixture`."""
+        return denoised(self.means, self.sds, self.log_shares, position, sigma)
 
     def sample(self, rng_key: PRNGKeyArray, n: int) -> Float[Array, "n d"]:
         key_component, key_noise = random.split(rng_key)

@@ -134,12 +134,12 @@ class Arctan(_InKappa):
 class InformationUniform(_InKappa):
     """Equal steps of what a point tells of the data: log-SNR, with fewer levels far above them.
 
-    ``scale`` is the standard deviation of the data by the formula. Multistep methods want steps
-    that are not too unequal: the default is four times that of data of variance 1, chosen on three
-    modes in the plane.
+    By the formula ``scale`` is the standard deviation of the data. Multistep methods want steps
+    that are not too unequal, and so a larger one: the default is good for data of variance 1; with
+    noise in the steps, 4 is.
     """
 
-    scale: float = 4.0
+    scale: float = 8.0
 
     def kappas(self, high: float, low: float, share: np.ndarray) -> np.ndarray:
         a, b = np.log1p((self.scale / high) ** 2), np.log1p((self.scale / low) ** 2)

@@ -2,8 +2,8 @@
 
 Run by hand: ``python tests/benchmarks/bench_diffusion.py``. It prints microseconds a step, the best
 of many runs, beside those of the scheduler of the same name in ``diffusers`` where that is
-installed, in turns, on one thread each; what a longer table costs to compile; and the mixture's
-denoiser against its plain form.
+installed, in turns, on one thread each, also with caches full of what the other has left; what a
+longer table costs to compile; and the mixture's denoiser against its plain form.
 """
 
 import importlib.util
@@ -46,19 +46,21 @@ SOLVERS = {
 def best(*runs, repeats=150):
     """Shortest of many calls of each, in turns, in seconds: others on the machine only add.
 
-    Three in a row at each turn: the first finds the caches full of what the other has left. A run
-    may be a pair, of which the first half is not timed.
+    Three in a row at each turn, of which the first finds the caches full of what the other has
+    left: the shortest of these alone comes second. A run may be a pair, of which the first half is
+    not timed.
     """
     pairs = [run if isinstance(run, tuple) else (lambda: None, run) for run in runs]
-    times = np.full((repeats + 1, len(runs)), np.inf)
+    times = np.full((repeats + 1, len(runs), 3), np.inf)
     for i in range(repeats + 1):
         for j, (prepare, run) in enumerate(pairs):
-            for _ in range(3):
+            for k in range(3):
                 prepare()
                 began = time.perf_counter()
                 run()
-                times[i, j] = min(times[i, j], time.perf_counter() - began)
-    return times[1:].min(axis=0)  # the first compiles
+                times[i, j, k] = time.perf_counter() - began
+    times = times[1:].min(axis=0)  # the first compiles
+    return times.min(axis=1), times[:, 0]
 
 
 def scheduler(name, options):
@@ -87,17 +89,18 @@ def engine():
     run = jax.jit(lambda x, rows: integrate(random.key(1), lambda x, _: 0 * x, x, rows)[0].x)
     least = jax.jit(lambda x, s: lax.scan(lambda x, s: (s * x, None), x, s)[0])
     ones = jnp.ones(STEPS)
-    (floor,) = best(lambda: jax.block_until_ready(least(x, ones)))
-    print(f"a scan that scales the points {floor / STEPS * 1e6:7.1f} us a step")
+    floor, _ = best(lambda: jax.block_until_ready(least(x, ones)))
+    print(f"a scan that scales the points {floor[0] / STEPS * 1e6:7.1f} us a step")
     peers = importlib.util.find_spec("diffusers") is not None
     for name, (solver, peer, options) in SOLVERS.items():
         rows = jax.tree.map(jnp.asarray, solver.table(s.EDM(), s.EDMSchedule(), STEPS).rows)
         ours = lambda rows=rows: jax.block_until_ready(run(x, rows))
         runs = (ours, scheduler(peer, options)) if peers else (ours,)
-        times = best(*runs, repeats=30 if peers else 150) / STEPS * 1e6
+        times, cold = (t / STEPS * 1e6 for t in best(*runs, repeats=30 if peers else 150))
         line = f"{name:22s} {times[0]:7.1f} us a step"
         if peers:
             line += f", {peer} {times[1]:7.1f}, ratio {times[0] / times[1]:.3f}"
+            line += f"; one call each in turn {cold[0] / cold[1]:.3f}"
         print(line)
 
 
@@ -131,7 +134,7 @@ def denoiser(num_modes=25, dimension=2):
     ours = jax.jit(jax.vmap(target.denoise, (0, None)))
     plain = jax.jit(plain)
     runs = [lambda f=f: jax.block_until_ready(f(x, 0.5)) for f in (ours, plain)]
-    times = best(*runs)
+    times, _ = best(*runs)
     print(f"mixture of {num_modes} in {dimension}-d: {times[0] * 1e6:.0f} us, plain softmax "
           f"{times[1] * 1e6:.0f} us, ratio {times[0] / times[1]:.2f}")  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Error of every solver of a diffusion prior at 5, 10, 20 and 50 evaluations of the denoiser.
 
-Run by hand, some minutes on two cores: ``python tests/benchmarks/bench_solvers.py`` writes
+Run by hand, ten minutes on a core: ``python tests/benchmarks/bench_solvers.py`` writes
 ``docs/solver_errors.csv``, of which the site makes its tables and figures.
 
 Three priors: two mixtures of Gaussians in the plane, whose denoisers are exact, scaled to the
@@ -78,7 +78,11 @@ SOLVERS = {
     "Restart()": s.Restart(),
 }
 THREE = GaussianMixture([[-1.2, 0.4], [1.0, -0.6], [0.3, 1.3]], [0.25, 0.3, 0.2], [0.3, 0.5, 0.2])
-SCHEDULES = {"EDMSchedule()": s.EDMSchedule(), "LogSNRUniform()": s.LogSNRUniform()}
+SCHEDULES = {
+    "EDMSchedule()": s.EDMSchedule(),
+    "LogSNRUniform()": s.LogSNRUniform(),
+    "InformationUniform()": s.InformationUniform(),
+}
 
 
 class Case(NamedTuple):
@@ -209,7 +213,7 @@ def measured(case: Case) -> Iterator[Row]:
 
 NARROW, WHOLE = s.EDM(t_min=0.02, t_max=10.0), s.EDM()
 EVEN, INFORMATION = ("LogSNRUniform()", s.LogSNRUniform()), (
-    "InformationUniform()", s.InformationUniform(),
+    "InformationUniform(4)", s.InformationUniform(4.0),
 )  # fmt: skip
 EDM = ("EDMSchedule()", s.EDMSchedule())
 SDE_2M, SDE_3M = s.DPMSolverPP(2, tau=1.0), s.DPMSolverPP(3, tau=1.0)

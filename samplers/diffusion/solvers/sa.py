@@ -4,9 +4,9 @@
 
 with the weights of `samplers.diffusion.lagrange`: over the last values for the predictor, over the
 new one and the last ones for the corrector, which takes the noise z of the predictor. tau says how
-stochastic the reverse equation is; it is constant in each step, and nonzero in a window of the
-path. Without noise the orders are those of Adams methods; with noise the weak order is two at most,
-whatever the polynomials.
+stochastic the reverse equation is; it is constant in each step, and nonzero in a window. Without
+noise the orders are those of Adams methods; with noise the weak order is two at most, whatever the
+polynomials.
 
 References
 ----------
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from samplers.diffusion import lagrange
+from samplers.diffusion.paths import VPLinear
 from samplers.diffusion.solvers.multistep import predict_and_correct, recent
 from samplers.diffusion.solvers.solver import Solver, not_negative, one_of
 from samplers.diffusion.tables import Grid, Writer
@@ -36,7 +37,8 @@ class SASolver(Solver):
     tau
         Noise of the reverse equation inside the window.
     window
-        Shares of the path's ``t_max`` between which there is noise.
+        Times between which there is noise, those of the variance-preserving path `VPLinear`: on
+        another path, of the same ratio of noise and data. By default kappa is 0.72 to 25.
 
     Differences from the paper
     --------------------------
@@ -60,8 +62,8 @@ class SASolver(Solver):
 
     def write(self, writer: Writer, grid: Grid) -> None:
         lam, h = grid.log_snr, np.diff(grid.log_snr)
-        share = grid.level.t[:-1] / float(grid.path.t_max)
-        tau = np.where((share >= self.window[0]) & (share <= self.window[1]), self.tau, 0.0)
+        t = np.asarray(VPLinear().time(lam[:-1]))
+        tau = np.where((t >= self.window[0]) & (t <= self.window[1]), self.tau, 0.0)
 
         def weights(i: int, nodes: np.ndarray) -> np.ndarray:
             return grid.alpha[i + 1] * lagrange.of_denoised(lam[i], lam[i + 1], nodes, tau[i])

@@ -30,7 +30,7 @@ from jax.scipy.special import logsumexp
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ppl.mixture import mixture
+from ppl.mixture import denoised, mixture
 from samplers.diffusion.solvers.ddim import DDPM
 
 
@@ -55,8 +55,7 @@ class MixtureDenoiser(eqx.Module):
         self.means, self.sds, self.log_shares = mixture(means, sds, weights)
 
     def __call__(self, y: Float[Array, " d"], kappa: Any) -> Float[Array, " d"]:
-        log_shares, means, _ = self.given(y, kappa)
-        return jnp.exp(log_shares) @ means
+        return denoised(self.means, self.sds, self.log_shares, y, kappa)
 
     def given(
         self, y: Float[Array, " d"], kappa: Any

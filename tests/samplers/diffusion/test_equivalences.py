@@ -41,7 +41,7 @@ def same(a, b, rtol=1e-10):
 @pytest.mark.parametrize(
     "solver",
     [s.DDIM(), s.DDPM(), s.DPMSolverPP(3), s.DPMSolver(3), s.IPNDM(), s.UniPC(3),
-     s.SASolver(window=(0.0, 1.0)), s.ERSDE(3), s.Heun(churn=10.0), s.GHVB(3), s.HB(2),
+     s.SASolver(), s.ERSDE(3), s.Heun(churn=10.0), s.GHVB(3), s.HB(2),
      s.Restart(), s.AcceleratedDDIM()],
     ids=lambda solver: type(solver).__name__,
 )  # fmt: skip
