@@ -159,19 +159,25 @@ def draws_of(sampler: Any, case: Any, num_draws: int, rng_key: int = 0) -> tuple
 
     The cost is in evaluations of the denoiser, its transposed derivatives included. A function
     ``(case) -> draws`` takes part like a sampler, and costs nothing. A population is resampled to
-    as many draws, equally weighted.
+    as many draws, equally weighted; one that is left without any weight has draws of NaN.
     """
     if not isinstance(sampler, Sampler):
         return sampler(case), 0.0
     size = {} if isinstance(sampler, ParticleSampler) else {"num_samples": num_draws}
-    runs = ppl.sample_batch(sampler, ppl.stack(case.targets), rng_key, progress=False, **size)
-    cost = float(np.mean([run.num_evaluations[1] for run in runs])) / num_draws
-    equal = []
-    for i, run in enumerate(runs):
+    equal, calls = [], []
+    for i, target in enumerate(case.targets):
+        key = random.fold_in(random.key(rng_key), i)
+        try:
+            run = ppl.sample(sampler, target, key, progress=False, **size)
+        except ppl.TargetError as error:
+            print(error, file=sys.stderr)
+            equal.append(np.full((num_draws, *target.template.shape), np.nan, np.float32))
+            continue
         again = run.log_weights is not None or run["x"].shape[:2] != (1, num_draws)
         x = (run.resample(i, num_draws) if again else run)["x"]
         equal.append(x.reshape(num_draws, *x.shape[2:]))
-    return np.stack(equal), cost
+        calls.append(run.num_evaluations[1] / num_draws)
+    return np.stack(equal), float(np.mean(calls)) if calls else float("nan")
 
 
 MEASURES = ("coverage", "sd ratio", "mean error", "residual", "crps ratio")

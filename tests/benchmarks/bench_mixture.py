@@ -2,12 +2,14 @@
 
     python tests/benchmarks/bench_mixture.py [8] [80] [800] [digits] [method ..]
     python tests/benchmarks/bench_mixture.py particles
+    python tests/benchmarks/bench_mixture.py shares
 
 - the benchmark of 25 modes in 8, 80 and 800 dimensions, of which 1, 2 or 4 numbers are seen, 20
   problems each: all problems of one dimension run in one compiled program;
 - **digits**: a kernel density of 1,697 handwritten digits, of which the upper half is seen of one
   that is not among them;
-- **particles**: the methods that become exact as particles grow, at 64, 512 and 4,096 of them.
+- **particles**: the methods that become exact as particles grow, at 64, 512 and 4,096 of them;
+- **shares**: what share of the draws of `MCGDiff` a mode has, from run to run; it only prints.
 
 Sliced Wasserstein distance to exact draws, beside that between two sets of exact draws: the floor.
 Every prior has its exact denoiser, so that what is wrong is the method's. Each line goes to
@@ -78,14 +80,19 @@ class MixtureCase(NamedTuple):
 
 
 def mixture_case(
-    num_dims: int, num_observed: int, *, num_problems: int = 20, num_draws: int = 1000
+    num_dims: int,
+    num_observed: int,
+    *,
+    num_problems: int = 20,
+    num_draws: int = 1000,
+    first: int = 0,
 ) -> MixtureCase:
     """Problems of the benchmark of 25 modes."""
     draw = eqx.filter_jit(lambda posterior, key: posterior.sample(key, num_draws))
     targets, sets = [], []
     # The modes spread with the root of the dimension, and the noise must cover them.
     path = samplers.EDM(t_min=0.01, t_max=40.0 * num_dims**0.5)
-    for seed in range(num_problems):
+    for seed in range(first, first + num_problems):
         problem = benchmark(seed, num_dims, num_observed)
         prior = samplers.DiffusionPrior(path, problem.prior.denoise, problem.prior.template)
         targets.append(ppl.posterior(prior, widened(problem.likelihood, max(OBSERVED))))
@@ -172,12 +179,39 @@ PARTICLES = {f"{name}, {n}": (name, n) for name in ("MCGDiff", "TDS") for n in (
 }  # each draw is a run of as many
 
 
+def shares(num_runs: int = 16) -> None:
+    """Shares of the largest mode in runs of `MCGDiff`, on two problems with several of them."""
+    for seed in (1, 2):
+        problem = benchmark(seed, 8, 2)
+        mode = int(np.argmax(problem.posterior.log_shares))
+        (target,) = mixture_case(8, 2, num_problems=1, num_draws=10, first=seed).targets
+        print(f"problem {seed}: {np.exp(problem.posterior.log_shares[mode]):.3f}")
+        for settings in (
+            {"num_particles": 1024}, {"num_particles": 8192},
+            {"num_particles": 8192, "data_variance": 128.0},
+        ):  # fmt: skip
+            sampler = samplers.MCGDiff(num_steps=200, **settings)
+            draws = ppl.sample(sampler, target, num_chains=num_runs, progress=False)
+            w = np.asarray(draws.log_weights, np.float64)
+            w = np.exp(w - w.max(1, keepdims=True))
+            w = w / w.sum(1, keepdims=True)
+            x = jnp.asarray(draws["x"].reshape(-1, 8))
+            found = np.asarray(problem.prior.component(x)).reshape(w.shape) == mode
+            mass = np.sum(w * found, axis=1)
+            mean, sd = mass.mean(), mass.std(ddof=1)
+            ess = np.mean(1 / np.sum(w**2, axis=1)) / w.shape[1]
+            print(
+                f"{settings}: mean {mean:.3f} ± {sd / np.sqrt(num_runs):.3f}, of a run "
+                f"± {sd:.3f}, effective size {ess:.2f}"
+            )
+
+
 def main(*chosen: str) -> None:
     """Write the lines that are asked for and not there."""
     done = there(TABLE, "case", "method")
     parts = [part for part in ("8", "80", "800", "digits", "particles") if part in chosen]
     for part in parts or ["8", "80", "800", "particles"]:
-        n = 200 if part in ("800", "digits") else 500
+        n = {"800": 100, "digits": 200}.get(part, 250)
         if part == "digits":
             cases = [digits_case(num_draws=n)]
         else:
@@ -198,4 +232,7 @@ def main(*chosen: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1:] == ["shares"]:
+        shares()
+    else:
+        main(*sys.argv[1:])
