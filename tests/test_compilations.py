@@ -17,6 +17,7 @@ def test_the_first_call_is_one_trace_and_one_compilation(compilations, double):
     assert (count.traces, count.compilations) == (1, 1)
     assert count.traced == ["<lambda>"]
     assert count.compiled == ["jit(<lambda>)"]
+    assert (count.of("<lambda>"), count.of("_draw")) == (1, 0)
 
 
 def test_a_call_with_new_values_is_neither(compilations, double):

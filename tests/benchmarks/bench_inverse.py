@@ -79,7 +79,8 @@ def widened(likelihood: Any, rows: int) -> Any:
     matrix = jnp.concatenate([a.matrix, zeros])
     operator = Dense(matrix, jnp.asarray(left), a.values, a.right, a.template)
     observation = jnp.pad(likelihood.observation, (0, more))
-    return ppl.LinearGaussian(operator, observation, likelihood.noise_std)
+    at = lambda likelihood: (likelihood.operator, likelihood.observation)
+    return eqx.tree_at(at, likelihood, (operator, observation))
 
 
 def available(num_draws: int = NUM_DRAWS) -> dict[str, Sampler]:

@@ -36,7 +36,7 @@ def test_problems_of_all_shapes_run_in_one_program(compilations):
     cases = [bench.mixture_case(8, m, num_problems=2, num_draws=20) for m in bench.OBSERVED]
     with compilations() as count:
         found = bench.lines("DiffPIR", bench.made("DiffPIR", 20, num_steps=5), cases)
-    assert count.compiled.count("_draw") == 1
+    assert count.of("_draw") == 1
     assert [line["case"] for line in found] == ["8, 1", "8, 2", "8, 4"]
     assert all(line["distance"] > 0 for line in found)
 

@@ -30,6 +30,10 @@ class Compilations:
         """Programs handed to XLA; an array operation outside jit is a program of its own."""
         return len(self.compiled)
 
+    def of(self, name: str) -> int:
+        """Programs of a function: JAX calls them ``jit(name)``, older versions ``jit_name``."""
+        return sum(name in program for program in self.compiled)
+
 
 @contextmanager
 def count_compilations() -> Iterator[Compilations]:
