@@ -209,6 +209,16 @@ def test_a_wrong_adjoint_is_refused():
         ppl.LinearGaussian(Twice(), jnp.zeros(3), 1.0, template=jnp.zeros(3))
 
 
+def test_a_row_of_terms_that_cancel_is_linear():
+    """Where the point of the dot test is nearly orthogonal to it, rounding is large beside A x."""
+    x = np.asarray(
+        linear_operators.normal_like(random.split(random.key(0))[0], jnp.zeros(80)), np.float64
+    )
+    row = np.cos(np.arange(80.0))
+    row = row - (1 - 1e-5) * (row @ x) / (x @ x) * x
+    ppl.LinearGaussian(jnp.asarray(row[None], jnp.float32), jnp.zeros(1), 1.0)
+
+
 def test_shapes_that_do_not_fit_draw_the_chain():
     with pytest.raises(
         TargetError,
