@@ -169,9 +169,11 @@ def log_evidence_error(population: Population) -> Float[Array, ""]:
     lose, and Z hears nothing of it but what their particles differ in. The second sum, over times
     of resampling, takes off that noise. For multinomial resampling its expectation is 1/n each
     time, as in [3]_; with systematic resampling, whose families stand side by side, it is small
-    where families are large. Without resampling there is the usual error of a mean weight, which is
-    also the least error reported. At most about 1 where a single ancestor is left, and infinite
-    for a dead population.
+    where families are large. On eight Gaussians, with moves that forget all or half, the error was
+    0.94 to 1.05 of the spread of 600 runs under all schemes and thresholds (without the second sum
+    1.03 to 1.2 of it with systematic resampling, up to 2.3 with the multinomial one). Without
+    resampling it is the usual error of a mean weight, which is also the least error reported. At
+    most about 1 where a single ancestor is left, and infinite for a dead population.
     """
     n = len(population.log_weights)
     shares = weights.probabilities(population.log_weights)

@@ -104,8 +104,8 @@ class TemperedSMC(AlongPath):
     -----
     The evidence is unbiased with a given ``schedule``, ``num_moves`` and ``tune=False``; learnt
     temperatures, moves and tuning leave it consistent. The error of one run is that of common
-    ancestors (`samplers.smc.feynman_kac.log_evidence_error`), on the large side; that of several
-    runs (``num_chains=``) is their spread. A particle whose likelihood is NaN dies and is counted.
+    ancestors (`samplers.smc.feynman_kac.log_evidence_error`); that of several runs
+    (``num_chains=``) is their spread. A particle whose likelihood is NaN dies and is counted.
     Modes that the draws of ``start`` miss stay missed, however even their weights.
 
     Differences from the paper
