@@ -16,6 +16,7 @@ from ppl.sampler import DirectSampler
 from samplers.direct import ExactDraws
 from samplers.langevin.mala import MALA
 from samplers.mcmc.hmc import HMC
+from samplers.mcmc.metrics import Diagonal
 from samplers.mcmc.random_walk import RandomWalk
 from samplers.smc import along_path, moves
 from samplers.smc import feynman_kac as fk
@@ -101,6 +102,21 @@ def test_a_kernel_tuned_to_the_particles_it_moves_is_caught(monkeypatch):
 
     monkeypatch.setattr(moves, "crossed", to_its_own)
     assert abs(tuned_score(258)) > t_limit(NUM_CHECKS, 31)
+
+
+@pytest.mark.slow  # 30 seconds
+def test_learnt_temperatures_that_keep_nine_tenths_leave_the_mean_of_z_where_it_is():
+    """In 24 dimensions; where they keep a half it is 0.947 (error 0.010) of Z, moves being exact."""
+    target = ppl.posterior(
+        dist.Normal(jnp.zeros(24), 1.0).to_event(1),
+        lambda x, center: -jnp.sum((x - center) ** 2) / (2 * NOISE),
+        CENTER,
+    )
+    draws = run(TemperedSMC(512, HMC(metric=Diagonal(), target_acceptance=0.9)), target, 150)
+    last = [one[np.isfinite(one)][-1] for one in draws.history["log_evidence"].astype(float)]
+    ratios = np.exp(np.array(last) - LOG_Z * 24 / DIMENSION)
+    assert ratios.std() < 0.2
+    assert abs(t_scores(ratios, 1.0)) < t_limit(NUM_CHECKS, 149)
 
 
 @pytest.fixture(scope="module")
