@@ -106,9 +106,11 @@ class TemperedSMC(AlongPath):
     temperatures, moves and tuning leave it consistent. Of these the temperatures matter most: a
     population whose weights happen to be even takes the longer step. For 512 particles in 24
     dimensions the mean of Z is 0.95 of the truth with ``ess_kept=0.5``, by exact moves as well,
-    1.00 with those temperatures given, and with ``ess_kept=0.9`` it is 1.01 (error 0.01). The error of one run is that of common
-    ancestors (`samplers.smc.feynman_kac.log_evidence_error`); that of several runs
-    (``num_chains=``) is their spread. A particle whose likelihood is NaN dies and is counted.
+    1.00 with those temperatures given, and with ``ess_kept=0.9`` it is 1.01 (error 0.01).
+
+    The error of one run is that of common ancestors
+    (`samplers.smc.feynman_kac.log_evidence_error`); that of several runs (``num_chains=``) is their
+    spread. A particle whose likelihood is NaN dies and is counted.
     Modes that the draws of ``start`` miss stay missed, however even their weights.
 
     Differences from the paper
