@@ -92,7 +92,9 @@ def observed_and_expected(schedule, variant="right", num_steps=2000):
 STATS = ("log_ratios", "round_trips", "scan")
 
 
-@pytest.mark.parametrize("ladder", LADDERS)
+@pytest.mark.parametrize(
+    "ladder", [pytest.param("short", marks=pytest.mark.slow), "uneven", "long"]
+)
 def test_round_trips_are_as_many_as_the_theory_says(ladder):
     observed, expected = observed_and_expected(LADDERS[ladder])
     assert abs(observed / expected - 1) < 0.03
@@ -131,6 +133,7 @@ def scores_of_evidence(kernel, runs):
     return values, (values - LOG_Z) / errors
 
 
+@pytest.mark.slow  # stones of a known law: tests/samplers/smc/test_stepping_stones.py
 def test_the_evidence_is_right_from_below_from_above_and_from_both(tempered_gaussian):
     values, scores = scores_of_evidence(*tempered_gaussian)
     assert np.abs(t_scores(values, LOG_Z)).max() < t_limit(NUM_CHECKS, 63)
@@ -141,6 +144,7 @@ def test_the_evidence_is_right_from_below_from_above_and_from_both(tempered_gaus
     assert spread[2] < 1.05 * spread[:2].min()
 
 
+@pytest.mark.slow
 def test_stones_of_the_wrong_width_or_from_the_wrong_side_are_caught(
     tempered_gaussian, monkeypatch
 ):
