@@ -15,7 +15,7 @@ from samplers.gflownet.paths import Paths
 from samplers.gflownet.policies import BackwardPolicy, masked
 from samplers.trajectory.objectives import Scores, fl_shift
 
-WIDTH = 128  # rows that a policy is asked about together
+WIDTH = 64  # rows that a policy is asked about together
 
 
 class Row(NamedTuple):
