@@ -108,7 +108,7 @@ class DAGs(Environment):
         reaches = _reaches(state)
         return ~jnp.any(state & reaches.T)
 
-    def features(self, state: Bool[Array, "n n"]) -> Float[Array, "n 2n"]:
+    def features(self, state: Bool[Array, "n n"]) -> Float[Array, "n 2*n"]:
         """A node a row: where its edges go, and where they come from."""
         return jnp.concatenate([state, state.T], axis=1).astype(float)
 

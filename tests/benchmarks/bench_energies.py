@@ -45,7 +45,7 @@ from models.targets.phi4 import Phi4
 
 BUDGET, SEEDS = 300_000, 2
 TRAINING = 0.8  # share of the budget that a learned sampler trains on
-MOST_UPDATES = 5000  # where an update costs few evaluations
+MOST_UPDATES = 2000  # where an update costs few evaluations
 
 
 class Case(NamedTuple):

@@ -89,7 +89,7 @@ def funnel_by_annealing() -> str:
 def grid() -> str:
     """Hypergrid of 20^4 cells, R_0 = 1e-3: the exact law of what is built, by corner."""
     cells = Hypergrid(4, 20, rewards=(1e-3, 0.5, 2.0))
-    gflownet = samplers.GFlowNet(num_updates=6000, num_paths=64, learning_rate=3e-3)
+    gflownet = samplers.GFlowNet(num_updates=4000, num_paths=64, learning_rate=3e-3)
     draws = ppl.sample(gflownet, cells, 0, num_samples=1024, progress=False)
     graph = state_graph(cells)
     law, exact = terminal_law(draws.sampler, cells, graph), graph.exact_law()
@@ -105,12 +105,10 @@ def grid() -> str:
 
 def bits() -> str:
     """Bit sequences of 120 bits: basins by a network, a chain, and tempered SMC with that chain."""
-    environment = BitSequences()
+    environment = BitSequences(word=4)
     log_z, error, masses = environment.truth(np.random.default_rng(0), 200_000)
-    gflownet = samplers.GFlowNet(
-        policy=samplers.MLPPolicy(256), num_updates=4000, learning_rate=2e-3, exploration=0.05
-    )
-    uniform = ppl.SequenceModel(even, jnp.zeros(256), environment.length)
+    gflownet = samplers.GFlowNet(num_updates=4000, learning_rate=5e-3, exploration=0.05)
+    uniform = ppl.SequenceModel(even, jnp.zeros(16), environment.length)
     chain = samplers.BackAndForth(environment)
     runs: dict[str, Any] = {
         "GFlowNet": lambda: ppl.sample(gflownet, environment, 0, num_samples=6000, progress=False),
@@ -141,7 +139,7 @@ def bits() -> str:
 
 def even(params: Any, tokens: Any) -> Any:
     """Logits of words that are all alike."""
-    return jnp.broadcast_to(params, (tokens.shape[0], 256))
+    return jnp.broadcast_to(params, (tokens.shape[0], params.size))
 
 
 def dw4() -> str:
