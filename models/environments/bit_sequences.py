@@ -31,7 +31,8 @@ from ppl.sampler import positive, size
 BLOCKS = ("00000000", "11111111", "11110000", "00001111", "00111100")
 
 
-def _some_modes(num_modes: int = 60, num_blocks: int = 15) -> Int[Array, "modes bits"]:
+def some_modes(num_modes: int = 60, num_blocks: int = 15) -> Int[Array, "modes bits"]:
+    """Strings of blocks, drawn with a fixed seed."""
     blocks = np.array([[int(bit) for bit in block] for block in BLOCKS], np.int32)
     chosen = np.random.default_rng(0).integers(len(BLOCKS), size=(num_modes, num_blocks))
     return jnp.asarray(blocks[chosen].reshape(num_modes, -1))
@@ -50,7 +51,7 @@ class BitSequences(Written):
         Nats for a bit that differs from the nearest mode.
     """
 
-    modes: Int[Array, "modes bits"] = eqx.field(default_factory=_some_modes)
+    modes: Int[Array, "modes bits"] = eqx.field(default_factory=some_modes)
     word: int = size("word", default=8)
     strength: Float[Array, ""] = positive("strength", default=1.0)
 

@@ -18,7 +18,7 @@ import scipy.optimize
 
 import ppl
 import samplers
-from models.environments.bit_sequences import BitSequences
+from models.environments.bit_sequences import BitSequences, some_modes
 from models.environments.hypergrid import Hypergrid
 from models.targets.funnel import hard_funnel
 from models.targets.many_well import many_well
@@ -103,35 +103,39 @@ def grid() -> str:
     )
 
 
-def bits() -> str:
-    """Bit sequences of 120 bits: basins by a network, a chain, and tempered SMC with that chain."""
-    environment = BitSequences(word=4)
-    log_z, error, masses = environment.truth(np.random.default_rng(0), 200_000)
-    gflownet = samplers.GFlowNet(num_updates=4000, learning_rate=5e-3, exploration=0.05)
+def bits(modes: Any, num_updates: int, num_draws: int) -> str:
+    """Basins of bit sequences by a network, by chains, and by tempered SMC that moves like them."""
+    environment = BitSequences(modes, word=4)
+    (num_modes, num_bits), rng = modes.shape, np.random.default_rng(0)
+    log_z, error, masses = environment.truth(rng, 200_000)
+    gflownet = samplers.GFlowNet(num_updates=num_updates, learning_rate=5e-3, exploration=0.05)
     uniform = ppl.SequenceModel(even, jnp.zeros(16), environment.length)
     chain = samplers.BackAndForth(environment)
     runs: dict[str, Any] = {
-        "GFlowNet": lambda: ppl.sample(gflownet, environment, 0, num_samples=6000, progress=False),
-        "BackAndForth": lambda: ppl.sample(
-            chain, environment, 0, init=samplers.built, num_chains=600, num_warmup=600,
-            num_samples=10, progress=False,
+        "GFlowNet": lambda: ppl.sample(
+            gflownet, environment, 0, num_samples=num_draws, progress=False
+        ),
+        "BackAndForth": lambda: ppl.sample(  # one draw of each chain
+            chain, environment, 0, init=samplers.built, num_chains=num_draws, num_warmup=300,
+            num_samples=1, progress=False,
         ),
         "TemperedSMC": lambda: ppl.sample(
-            samplers.TemperedSMC(6000, chain, reference=uniform, num_moves=5), environment, 0,
+            samplers.TemperedSMC(num_draws, chain, reference=uniform, num_moves=3), environment, 0,
             progress=False,
         ),
     }  # fmt: skip
-    told = [f"log Z {log_z:.3f} +- {error:.3f}"]
+    away = environment.basins(environment.exact(rng, 20_000))[1].mean()
+    told = [f"log Z {log_z:.3f} +- {error:.3f}, mean distance {away:.2f}"]
     for name, run in runs.items():
         draws = run()
-        strings = np.asarray(draws["x"]).reshape(-1, 120)
+        strings = np.asarray(draws["x"]).reshape(-1, num_bits)
         nearest, away = environment.basins(strings)
-        counts = np.bincount(nearest, minlength=60)
+        counts = np.bincount(nearest, minlength=num_modes)
         expected = counts.sum() * masses
         chi_square = ((counts - expected) ** 2 / expected).sum()
         found = "none" if draws.log_evidence is None else f"{draws.log_evidence.value:.3f}"
         told.append(
-            f"{name}: chi-square {chi_square:.1f} of 59, log Z {found}, mean distance "
+            f"{name}: chi-square {chi_square:.1f} of {num_modes - 1}, log Z {found}, mean distance "
             f"{away.mean():.2f}, {draws.num_evaluations[0]:,} rewards"
         )
     return "; ".join(told)
@@ -180,7 +184,8 @@ def wasserstein(x: np.ndarray, y: np.ndarray) -> float:
 
 RUNS: dict[str, Callable[[], str]] = {
     "grid": grid,
-    "bits": bits,
+    "bits-24": lambda: bits(some_modes(8, 3), 3000, 6000),
+    "bits-120": lambda: bits(some_modes(), 4000, 2000),
     "wells": wells_by_balance,
     "wells-cmcd": wells_by_annealing,
     "funnel-cmcd": funnel_by_annealing,

@@ -280,7 +280,7 @@ def test_paths_are_counted_once():
         assert sum_over_paths(fn, jnp.ones(()), paths, per) == 210
 
 
-@pytest.mark.parametrize("bounded", [True, False])
+@pytest.mark.parametrize("bounded", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_memory_of_a_gradient_does_not_grow_with_the_steps(bounded, monkeypatch):
     """But for what is stored of the paths; the twin differentiates at all states at once."""
     monkeypatch.setattr(trajectory, "ROWS", 256 if bounded else 10**6)
