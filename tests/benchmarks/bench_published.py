@@ -103,7 +103,7 @@ def grid() -> str:
     )
 
 
-def bits(modes: Any, num_updates: int, num_draws: int) -> str:
+def bits(modes: Any, num_updates: int, num_draws: int, only: str = "") -> str:
     """Basins of bit sequences by a network, by chains, and by tempered SMC that moves like them."""
     environment = BitSequences(modes, word=4)
     (num_modes, num_bits), rng = modes.shape, np.random.default_rng(0)
@@ -127,7 +127,11 @@ def bits(modes: Any, num_updates: int, num_draws: int) -> str:
     away = environment.basins(environment.exact(rng, 20_000))[1].mean()
     told = [f"log Z {log_z:.3f} +- {error:.3f}, mean distance {away:.2f}"]
     for name, run in runs.items():
+        if only not in name:
+            continue
         draws = run()
+        if name == "TemperedSMC":  # its particles count by their weights, the networks' as built
+            draws = draws.resample(jax.random.key(1), num_draws)
         strings = np.asarray(draws["x"]).reshape(-1, num_bits)
         nearest, away = environment.basins(strings)
         counts = np.bincount(nearest, minlength=num_modes)

@@ -395,7 +395,7 @@ def test_defaults_learn_four_modes_in_a_minute(sampler):
     draws = ppl.sample(sampler, FOUR, num_samples=50_000, progress=False)
     log_weights = draws.log_weights.ravel()
     shares = ppl.weights.probabilities(log_weights)
-    found = np.asarray(FOUR.component(draws["x"][0]))
+    found = np.asarray(FOUR.component(jnp.asarray(draws["x"][0])))
     masses = np.bincount(found, shares, minlength=4)
     ess = ppl.weights.ess(log_weights) / 50_000
     print(f"log Z {draws.log_evidence.value - LOG_Z:+.4f}, ESS {ess:.2f}, masses {masses}")
