@@ -20,12 +20,17 @@ FILES = sorted((Path(pretrained.__file__).parent / "data").glob("*.npz"))
 
 
 @pytest.fixture(scope="module")
-def script():
+def scripts():
     sys.path.insert(0, str(ROOT / "docs"))
+    yield
+    sys.path.remove(str(ROOT / "docs"))
+
+
+@pytest.fixture(scope="module")
+def script(scripts):
     import train_digits_prior
 
-    yield train_digits_prior
-    sys.path.remove(str(ROOT / "docs"))
+    return train_digits_prior
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +89,7 @@ def test_a_photograph_is_denoised_far_better_than_by_a_gaussian(unoptimized):
 
 
 @pytest.mark.slow
-def test_draws_of_crops_have_the_statistics_of_photographs():
+def test_draws_of_crops_have_the_statistics_of_photographs(scripts):
     pytest.importorskip("skimage")
     import train_crops_prior as script
 
