@@ -60,7 +60,10 @@ def target_of(kind, level, x0, eps):
     }[kind]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+COSTLY = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("denoised", "velocity")]  # 5 s
+
+
+@pytest.mark.parametrize("kind", ["noise", "v", *COSTLY])
 def test_the_loss_is_least_squares_of_what_the_network_predicts(kind, x64):
     """Value and gradient, with the kind's own weight and with that weight given."""
     predicts, path = KINDS[kind]
