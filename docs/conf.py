@@ -26,6 +26,7 @@ extensions = [
     "myst_parser",
     "methods",
     "solver_errors",
+    "inverse_tables",
 ]
 exclude_patterns = ["_build", "_ext"]
 default_role = "py:obj"

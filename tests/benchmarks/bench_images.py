@@ -324,12 +324,12 @@ def main(*chosen: str) -> None:
 
 
 def picture(path: Path = DOCS / "images_restored.png") -> None:
-    """One image of each task: truth, data, and each method's mean above one of its draws."""
+    """One image in each task: truth above its data, and each method's mean above a draw."""
     import matplotlib.pyplot as plt
 
     kept, case = np.load(IMAGES), crops()
-    methods = ["gaussian", *case.settings]
     every = [*tasks(case.truths.shape[1])]
+    methods = [m for m in ["gaussian", *case.settings] if f"crops/{every[-1]}/{m}" in kept]
     figure, axes = plt.subplots(
         2 * len(every), 1 + len(methods), figsize=(1 + len(methods), 2 * len(every)),
         gridspec_kw={"wspace": 0.03, "hspace": 0.03},
@@ -337,23 +337,17 @@ def picture(path: Path = DOCS / "images_restored.png") -> None:
     for axis in axes.flat:
         axis.set_axis_off()
     show = lambda axis, image: axis.imshow(image, cmap="gray", vmin=-1, vmax=1)
-    for i, task in enumerate(every):
-        likelihoods = seen(case.truths, task)
-        k = i % 3
-        show(axes[2 * i, 0], case.truths[k])
-        # What the data alone say: the smallest image that is nearest to them.
-        show(
-            axes[2 * i + 1, 0],
-            np.asarray(likelihoods[k].pseudo_inverse(likelihoods[k].observation)),
-        )
-        axes[2 * i, 0].set_title(f"{task}\ntruth, data" if i == 0 else task, fontsize=8)
-        for j, method in enumerate(methods):
-            if i == 0:
-                axes[0, 1 + j].set_title(method, fontsize=8)
-            name = f"crops/{task}/{method}"
-            if name in kept:
-                for row in (0, 1):
-                    show(axes[2 * i + row, 1 + j], kept[name][row, k].astype(np.float32))
+    for axis, title in zip(axes[0], ["truth, data", *methods], strict=True):
+        axis.set_title(title.replace("Diffusion", "\nDiffusion"), fontsize=8)
+    for (above, below), task in zip(axes.reshape(-1, 2, 1 + len(methods)), every, strict=True):
+        show(above[0], case.truths[0])
+        above[0].text(-4, 32, task, rotation=90, ha="right", va="center", fontsize=8)
+        likelihood = seen(case.truths[:1], task)[0]
+        below[0].imshow(np.asarray(likelihood.adjoint(likelihood.observation)), cmap="gray")
+        for j, method in enumerate(methods, 1):
+            mean, draw = kept[f"crops/{task}/{method}"][:, 0].astype(np.float32)
+            show(above[j], mean)
+            show(below[j], draw)
     figure.savefig(path, dpi=80, bbox_inches="tight")
 
 
