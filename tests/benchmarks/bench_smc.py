@@ -5,9 +5,15 @@ sixty seeds leave the ratio of two prices uncertain by a quarter, which is print
 Seconds are those of the processor, which other processes do not lengthen.
 
 BlackJAX's is its adaptive tempered SMC in its documented loop, compiled, moved by HMC with the best
-of a few step sizes and lengths, found with `PILOT` seeds of their own. That of `particles` is its
-adaptive tempering with the moves of its defaults, a random walk scaled to the particles:
-waste-free, and standard. It sees the target as a compiled function.
+of a few step sizes and lengths. That of `particles` is its adaptive tempering with the moves of its
+defaults, a random walk scaled to the particles: waste-free, and standard. It sees the target as a
+compiled function.
+
+Prices of TemperedSMC in units of the others' (November 2026, one of two shared cores, 5 minutes):
+mixture, 100 seeds: BlackJAX 0.37 +- 0.07; 20 seeds: `particles` 0.008 +- 0.003, waste-free 0.004.
+Breast cancer, 20 seeds: BlackJAX 0.12 +- 0.05, where the best setting was that of three seeds; 14
+seeds: `particles` 0.008 +- 0.004, waste-free 0.004. WasteFreeSMC in units of BlackJAX: mixture
+0.74 +- 0.14, breast cancer 0.055 +- 0.019.
 """
 
 import time
@@ -28,7 +34,6 @@ from samplers.smc.tempered import TemperedSMC
 from samplers.smc.waste_free import WasteFreeSMC
 
 NUM_PARTICLES, DIMENSION = 4096, 10
-PILOT = {"mixture": 6, "breast cancer": 3}
 SEEDS = {"mixture": 100, "breast cancer": 20}
 # Step size, leapfrog steps, moves.
 PEERS = {
@@ -176,15 +181,15 @@ def ratio(one: Price, other: Price) -> float:
 def test_the_price_of_log_z_is_at_most_half_of_blackjax(name):
     target = target_of(name)
     peers = {f"BlackJAX {options}": peer(target, *options) for options in PEERS[name]}
-    pilot = prices(peers, range(1001, 1001 + PILOT[name]))
-    best = min(pilot, key=lambda name: pilot[name].value)
     runs = {"TemperedSMC": ours(target, TemperedSMC(NUM_PARTICLES))}
     runs["WasteFreeSMC"] = ours(target, WasteFreeSMC(NUM_PARTICLES))
-    found = prices(runs | {best: peers[best]}, range(1, 1 + SEEDS[name]))
+    found = prices(runs | peers, range(1, 1 + SEEDS[name]))
+    best = min(peers, key=lambda name: found[name].value)
     ratio(found["WasteFreeSMC"], found[best])
     assert ratio(found["TemperedSMC"], found[best]) <= 1 / 2
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape on a NumPy array:DeprecationWarning")
 @pytest.mark.parametrize("name", sorted(PEERS))
 def test_the_price_of_log_z_is_at_most_a_fifth_of_particles(name):
     target = target_of(name)
