@@ -27,7 +27,8 @@ Differences from the paper
 The paper has u infinite, c = 1, which is the default here: a promise as if nothing were known of
 the data before. At high noise it is counted twice, since the chain comes near to d in any case.
 With u near the truth the promise is flat as long as nothing can be told. The law is the same for
-any u, and log Z varied less with it on problems of several modes, by 1.5 to 3.5 times.
+any u. On the benchmark of 25 modes log Z varies less with it, and how a run shares its particles
+among the modes as much.
 
 The paper takes tau = r and a potential narrower than any noise (its kappa, 1e-4), and divides by it
 at the end, where the likelihood enters: those weights have no finite variance. Here the share
