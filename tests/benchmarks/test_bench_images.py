@@ -17,6 +17,7 @@ def field(size, n, seed=0):
     )
 
 
+@pytest.mark.slow
 def test_every_task_has_singular_values():
     truths, _ = field(8, 1)
     seen = {}
@@ -31,6 +32,7 @@ def test_every_task_has_singular_values():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["inpainting", "resonance"])
 def test_exact_draws_of_a_gaussian_are_judged_right_and_narrow_ones_wrong(task):
     truths, gaussian = field(8, 20)

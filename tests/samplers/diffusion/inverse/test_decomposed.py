@@ -29,6 +29,7 @@ def test_draws_have_its_law_and_not_that_of_its_twins(target):
     g.check_rule(sampler, target, decomposed(), twins)
 
 
+@pytest.mark.slow  # 15 seconds beside other work
 def test_it_takes_noiseless_data():
     posterior = g.problem(noise=0.0)
     sampler = samplers.DecomposedDiffusion(gamma=1e3, num_steps=20)

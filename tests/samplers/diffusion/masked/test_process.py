@@ -59,7 +59,10 @@ def law():
     return joint / joint.sum()
 
 
-@pytest.mark.parametrize("sampler", [samplers.FirstHitting(), samplers.MaskedAncestral(4096)])
+@pytest.mark.parametrize(
+    "sampler",
+    [samplers.FirstHitting(), pytest.param(samplers.MaskedAncestral(4096), marks=pytest.mark.slow)],
+)
 def test_the_other_tokens_have_their_law_given_those_that_are_known(infilling, law, sampler):
     draws = ppl.sample(sampler, infilling, num_samples=N, progress=False)["x"][0]
     assert (draws[:, 1] == 1).all()
