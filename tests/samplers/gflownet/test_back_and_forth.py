@@ -113,7 +113,9 @@ def tempered(environment: Environment):
     draws = ppl.sample(smc, environment, 5, num_chains=32, progress=False)
     log_z = np.logaddexp.reduce(graph.log_reward[graph.can_stop])
     evidence = np.exp(draws.history["log_evidence"][:, -1].astype(float) - log_z)
-    found = np.asarray(jax.vmap(jax.vmap(law.functions))(draws["x"])).mean(1)
+    shares = np.exp(draws.log_weights - np.logaddexp.reduce(draws.log_weights, 1, keepdims=True))
+    found = np.asarray(jax.vmap(jax.vmap(law.functions))(draws.positions))
+    found = evidence[:, None] * np.einsum("rn,rno->ro", shares, found)  # unbiased, together
     weighty = law.truth > 0.01
     return np.append(t_scores(found[:, weighty], law.truth[weighty]), t_scores(evidence, 1.0))
 
