@@ -20,6 +20,7 @@ from jax import random
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ppl.energy import Energy, Position
+from ppl.noise import normal
 from ppl.sampler import DirectSampler, Exactness
 from samplers.diffusion.chain import ReverseModel, Step, ancestral, cast, steps
 from samplers.diffusion.inverse.problem import Problem, require_prior
@@ -156,7 +157,7 @@ def walk(rng_key: PRNGKeyArray, problem: Problem, z: Array, inner: Level, *, noi
     def step(z: Array, at: Any) -> tuple[Array, None]:
         level, kappa, key = at
         kept, sd = ancestral(level.kappa, kappa) if noise else (kappa / level.kappa, 0.0)
-        eps = random.normal(key, z.shape, z.dtype)
+        eps = normal(key, z.shape, z.dtype)
         return kept * z + (1 - kept) * problem.denoise(z, level) + sd * eps, None
 
     return jax.lax.scan(step, z, (inner, after, keys))[0]
@@ -174,7 +175,7 @@ def langevin(
     score = lambda x: jax.grad(log_likelihood)(x) - (x - center) / variance
 
     def step(x: Array, key: PRNGKeyArray) -> tuple[Array, None]:
-        eps = random.normal(key, x.shape, x.dtype)
+        eps = normal(key, x.shape, x.dtype)
         return x + step_size * score(x) + jnp.sqrt(2 * step_size) * eps, None
 
     return jax.lax.scan(step, center, random.split(rng_key, num_steps))[0]

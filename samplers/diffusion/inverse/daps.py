@@ -32,6 +32,7 @@ from jax import random
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ppl.linear_gaussian import LinearGaussian
+from ppl.noise import normal
 from ppl.sampler import positive, size
 from samplers.diffusion.chain import Step
 from samplers.diffusion.inverse.chain import Chain, langevin, scheduled, walk
@@ -117,7 +118,7 @@ class DAPS(Chain):
         return self._renoised(key_noise, drawn, step)
 
     def _renoised(self, rng_key: PRNGKeyArray, x: Array, step: Step) -> Array:
-        return x + step.end.kappa * random.normal(rng_key, x.shape, x.dtype)
+        return x + step.end.kappa * normal(rng_key, x.shape, x.dtype)
 
     @property
     def evaluations_per_step(self) -> int:

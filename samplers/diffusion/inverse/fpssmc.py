@@ -36,6 +36,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ppl.energy import Energy, Position
 from ppl.linear_operators import inner
+from ppl.noise import normal
 from ppl.sampler import DirectSampler, Exactness, share, size
 from samplers.diffusion.chain import ReverseModel, Step, at
 from samplers.diffusion.inverse.chain import on_steps, scheduled
@@ -165,7 +166,7 @@ class FPSSMC(DirectSampler):
     def path(self, rng_key: PRNGKeyArray, problem: Problem, steps: Step) -> tuple[PyTree, PyTree]:
         """The data at the first level, and after each step, the last as they are."""
         point, likelihood = problem.prior.point, problem.likelihood
-        noise = lambda key: problem.forward(random.normal(key, point.shape, point.dtype))
+        noise = lambda key: problem.forward(normal(key, point.shape, point.dtype))
         add = lambda a, x, b, y: jax.tree.map(lambda x, y: a * x + b * y, x, y)
         key_start, key_steps = random.split(rng_key)
         kappa = steps.start.kappa[0]

@@ -48,11 +48,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import random
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ppl.energy import Energy, Position
+from ppl.noise import normal
 from ppl.sampler import Exactness, fraction, positive, share, size
 from samplers.diffusion.chain import AlongLevels, ReverseModel, Step, ancestral, at
 from samplers.diffusion.inverse.basis import Basis, require_basis
@@ -131,7 +131,7 @@ class HeldChain(ReverseModel):
     def drawn(self, rng_key: PRNGKeyArray, mean: Array, sd: Array, c: Array, v: Array) -> Array:
         """Draws of ``N(mean, sd^2) N(d; c z, v)``; c is 0 where nothing is promised."""
         gain = c * sd**2 / ((c * sd) ** 2 + v)
-        eps = random.normal(rng_key, mean.shape, mean.dtype)
+        eps = normal(rng_key, mean.shape, mean.dtype)
         moved = gain * (self.basis.data - c * mean)
         return mean + moved + sd * jnp.sqrt(jnp.maximum(1 - gain * c, 0)) * eps
 

@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import random
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ppl.linear_gaussian import LinearGaussian
+from ppl.noise import normal
 from ppl.sampler import positive, size
 from samplers.diffusion.chain import Step
 from samplers.diffusion.inverse.chain import Chain, scheduled
@@ -93,7 +93,7 @@ class REDDiff(Chain):
 
     def move(self, rng_key: PRNGKeyArray, problem: Problem, state: Descent, step: Step) -> Descent:
         mu, level = state.mu, step.start
-        z = mu + level.kappa * random.normal(rng_key, mu.shape, mu.dtype)
+        z = mu + level.kappa * normal(rng_key, mu.shape, mu.dtype)
         pull = self.strength.astype(mu.dtype) * (mu - problem.denoise(z, level))
         gradient = pull - jax.grad(problem.log_likelihood)(mu)
         downhill, optimizer = self._optimizer(mu).update(gradient, state.optimizer)

@@ -29,6 +29,7 @@ from jax import lax, random
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ppl.linear_gaussian import LinearGaussian
+from ppl.noise import normal
 from ppl.sampler import nonnegative, size
 from samplers.diffusion.chain import Step, ancestral
 from samplers.diffusion.inverse.chain import Chain, scheduled
@@ -97,7 +98,7 @@ class STSL(Chain):
             return z + strength * slope, None
 
         guided, _ = lax.scan(uphill, state, random.split(key_probes, self.num_gradients))
-        eps = random.normal(key_noise, state.shape, state.dtype)
+        eps = normal(key_noise, state.shape, state.dtype)
         plain = kept * state + (1 - kept) * problem.denoise(state, level)
         return plain + sd * eps + (guided - state)
 

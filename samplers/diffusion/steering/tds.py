@@ -38,6 +38,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ppl.energy import Energy, TargetError
 from ppl.linear_gaussian import LinearGaussian
+from ppl.noise import normal
 from ppl.sampler import Exactness, nonnegative, positive, share, size
 from samplers.diffusion.integrate import State
 from samplers.diffusion.rules import Rule
@@ -131,7 +132,7 @@ class TDSModel(SolverModel):
             )
             mean = mean + scale * self.chain.gain(step) * before.carry.shift
             sd = jnp.sqrt(inflation) * self.chain.sd(step)
-            x = mean + sd * random.normal(rng_key, mean.shape, mean.dtype)
+            x = mean + sd * normal(rng_key, mean.shape, mean.dtype)
             log_ratio = self.chain.log_move(before, x, step) - log_normal(x, mean, sd)
             return State((x, *after.registers[1:]), after.history), log_ratio
 

@@ -9,6 +9,7 @@ from jax import random
 import gaussian_inverse as g
 import ppl
 import samplers
+from ppl.noise import normal
 from samplers.diffusion.inverse.problem import Problem
 
 # Compiling takes longer than running here.
@@ -33,7 +34,7 @@ def test_it_is_adam_on_its_two_terms(target):
         mu, first, second = ridge, 0.0, 0.0
         for t in range(1, 4):
             kappa = sampler.steps.start.kappa[t - 1]
-            z = mu + kappa * np.asarray(random.normal(random.key(t), (g.D,)))
+            z = mu + kappa * np.asarray(normal(random.key(t), (g.D,)))
             denoiser = g.denoiser(kappa)
             gradient = strength * (mu - denoiser.matrix @ z - denoiser.offset)
             gradient = gradient - g.A.T @ (g.Y - g.A @ mu) / g.NOISE**2
