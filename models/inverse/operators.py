@@ -37,26 +37,58 @@ def _image(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(float))
 
 
+class Chosen(eqx.Module):
+    """Some entries of an array: taken out as a vector, and put back among zeros.
+
+    They are put back by looking up, for every entry of the array, which of the vector is its: a
+    scatter takes several times as long on a CPU.
+    """
+
+    indices: Int[Array, " k"]
+    places: Int[Array, "..."]
+
+    def __init__(self, mask: ArrayLike) -> None:
+        chosen = np.asarray(mask)
+        if chosen.dtype != bool or not chosen.any():
+            raise ValueError(
+                "a mask is an array of bools, true where something is observed, and at least once; "
+                f"got {chosen.dtype.name}{list(chosen.shape)} with the sum {chosen.sum()}"
+            )
+        order = np.cumsum(chosen.reshape(-1)).reshape(chosen.shape) - 1
+        self.indices = jnp.asarray(np.flatnonzero(chosen), jnp.int32)
+        self.places = jnp.asarray(np.where(chosen, order, chosen.sum()), jnp.int32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.places.shape
+
+    def taken(self, array: Array) -> Array:
+        return array.reshape(-1)[self.indices]
+
+    def put(self, values: Array) -> Array:
+        return jnp.take(values, self.places, mode="fill", fill_value=0)
+
+
 class Masking(eqx.Module):
     """The pixels where ``mask`` is true, as a vector in the order of ``reshape(-1)``."""
 
-    indices: Int[Array, " k"]
+    chosen: Chosen
     template: jax.ShapeDtypeStruct
 
     def __init__(self, mask: ArrayLike) -> None:
-        self.indices, self.template = _selected(mask)
+        self.chosen = Chosen(mask)
+        self.template = _image(self.chosen.shape)
 
     def __call__(self, image: Array) -> Array:
-        return image.reshape(-1)[self.indices]
+        return self.chosen.taken(image)
 
     def picture(self, observation: Array) -> Array:
         """The observation as an image, black where nothing is seen."""
-        black = jnp.zeros(math.prod(self.template.shape), observation.dtype)
-        return black.at[self.indices].set(observation).reshape(self.template.shape)
+        return self.chosen.put(observation)
 
     @property
     def singular_values(self) -> Array:
-        return self.picture(jnp.ones(self.indices.shape))
+        return self.picture(jnp.ones(len(self.chosen.indices)))
 
     def v(self, coefficients: Array) -> Array:
         return coefficients
@@ -69,16 +101,6 @@ class Masking(eqx.Module):
 
     def u_adjoint(self, observation: Array) -> Array:
         return self.picture(observation)
-
-
-def _selected(mask: ArrayLike) -> tuple[Array, jax.ShapeDtypeStruct]:
-    chosen = np.asarray(mask)
-    if chosen.dtype != bool or not chosen.any():
-        raise ValueError(
-            "a mask is an array of bools, true where something is observed, and at least once; got "
-            f"{chosen.dtype.name}{list(chosen.shape)} with the sum {chosen.sum()}"
-        )
-    return jnp.asarray(np.flatnonzero(chosen), jnp.int32), _image(chosen.shape)
 
 
 def random_mask(rng_key: PRNGKeyArray, shape: tuple[int, ...], share: float) -> np.ndarray:
@@ -223,19 +245,19 @@ class FourierSampling(eqx.Module):
     its first frequency is zero.
     """
 
-    indices: Int[Array, " k"]
+    chosen: Chosen
     template: jax.ShapeDtypeStruct
 
     def __init__(self, mask: ArrayLike) -> None:
-        self.indices, channel = _selected(mask)
-        self.template = _image((2, *channel.shape))
+        self.chosen = Chosen(mask)
+        self.template = _image((2, *self.chosen.shape))
 
     def __call__(self, image: Float[Array, "2 n m"]) -> Complex[Array, " k"]:
         return self.u(self.v_adjoint(image))
 
     @property
     def singular_values(self) -> Array:
-        return self.u_adjoint(jnp.full(self.indices.shape, 1 + 1j))
+        return self.u_adjoint(jnp.full(len(self.chosen.indices), 1 + 1j))
 
     def v(self, coefficients: Array) -> Array:
         return _parts(jnp.fft.ifft2(_whole(coefficients), norm="ortho"), coefficients.dtype)
@@ -244,10 +266,10 @@ class FourierSampling(eqx.Module):
         return _parts(jnp.fft.fft2(_whole(position), norm="ortho"), position.dtype)
 
     def u(self, coefficients: Array) -> Array:
-        return _whole(coefficients).reshape(-1)[self.indices]
+        return self.chosen.taken(_whole(coefficients))
 
     def u_adjoint(self, observation: Array) -> Array:
-        return _parts(_scattered(observation, self.indices, self.template.shape[1:]))
+        return _parts(self.chosen.put(observation))
 
 
 class MultiCoil(eqx.Module):
@@ -259,24 +281,25 @@ class MultiCoil(eqx.Module):
     `FourierSampling`. One coil of ones makes it single-coil.
     """
 
-    indices: Int[Array, " k"]
+    chosen: Chosen
     coils: Complex[Array, "c n m"]
     template: jax.ShapeDtypeStruct
 
     def __init__(self, mask: ArrayLike, coils: ArrayLike, *, is_complex: bool = True) -> None:
-        self.indices, channel = _selected(mask)
-        self.coils = jnp.asarray(coils, jnp.result_type(channel.dtype, jnp.complex64))
-        if self.coils.shape[1:] != channel.shape:
+        self.chosen = Chosen(mask)
+        shape = self.chosen.shape
+        self.coils = jnp.asarray(coils, jnp.result_type(_image(shape).dtype, jnp.complex64))
+        if self.coils.shape[1:] != shape:
             raise ValueError(
-                f"coils have the shape (coils, *mask.shape), the mask {channel.shape}; got "
+                f"coils have the shape (coils, *mask.shape), the mask {shape}; got "
                 f"{self.coils.shape}"
             )
-        self.template = _image((2, *channel.shape)) if is_complex else channel
+        self.template = _image((2, *shape) if is_complex else shape)
 
     def __call__(self, image: Float[Array, "..."]) -> Complex[Array, "c k"]:
         whole = image if self.template.ndim == 2 else _whole(image)
         modes = jnp.fft.fft2(self.coils * whole, norm="ortho")
-        return modes.reshape(len(self.coils), -1)[:, self.indices]
+        return jax.vmap(self.chosen.taken)(modes)
 
 
 def _whole(parts: Array) -> Array:
@@ -285,10 +308,6 @@ def _whole(parts: Array) -> Array:
 
 def _parts(whole: Array, dtype: Any = None) -> Array:
     return jnp.stack([whole.real, whole.imag]).astype(whole.real.dtype if dtype is None else dtype)
-
-
-def _scattered(values: Array, indices: Array, shape: tuple[int, ...]) -> Array:
-    return jnp.zeros(math.prod(shape), values.dtype).at[indices].set(values).reshape(shape)
 
 
 def cartesian_mask(

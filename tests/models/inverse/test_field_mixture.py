@@ -66,7 +66,7 @@ def test_the_posterior_weighs_kinds_by_their_evidence():
     truth = PRIOR.sample(random.key(2), 1)[0]
     likelihood = ppl.LinearGaussian(operator, operator(truth), 0.8).observe(random.key(3), truth)
     posterior = field_mixture_posterior(PRIOR, likelihood)
-    matrix = np.eye(24)[np.asarray(operator.indices)]
+    matrix = np.eye(24)[np.asarray(operator.chosen.indices)]
     y, centers = np.asarray(likelihood.observation, np.float64), MEANS.reshape(2, 24)
     seen = [matrix @ c @ matrix.T + 0.64 * np.eye(12) for c in covariances()]
     evidence = SHARES + log_parts(y, centers @ matrix.T, seen)
