@@ -22,7 +22,9 @@ from models.inverse.images import photograph
 
 smoke = os.environ.get("SMOKE") == "1"
 prior = samplers.crops_prior()
-solver = samplers.DiffusionSampler(samplers.DPMSolverPP(order=2), num_steps=5 if smoke else 16)
+solver = samplers.DiffusionSampler(
+    samplers.DPMSolverPP(order=2), num_steps=5 if smoke else 20, batch_size=6
+)
 draws = ppl.sample(solver, prior, num_samples=6, progress=False)["x"][0]
 
 # %%

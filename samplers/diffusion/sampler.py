@@ -76,6 +76,9 @@ class DiffusionSampler(DirectSampler):
         Of that iteration, in units of the noise of a level.
     remat
         Recompute instead of remembering when a gradient is taken through a draw.
+    batch_size
+        Draws that are made at the same time; a run makes whole batches of them. For a few draws
+        from a large network write their number here.
 
     Raises
     ------
@@ -96,6 +99,9 @@ class DiffusionSampler(DirectSampler):
     window: int | None = eqx.field(static=True, default=None)
     tolerance: Float[Array, ""] = positive("tolerance", default=1e-4)
     remat: bool = eqx.field(static=True, default=False)
+    batch_size: int = size(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "batch_size", default=1024, kw_only=True
+    )
     table: Table | None = None
 
     def check(self, target: Energy) -> None:

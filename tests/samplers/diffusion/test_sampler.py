@@ -25,11 +25,11 @@ def test_a_new_schedule_and_a_new_solver_of_one_shape_compile_nothing(compilatio
     assert not count.of("_draw")
 
 
-def test_evaluations_are_counted():
-    draws = ppl.sample(
-        DiffusionSampler(s.Heun(), num_steps=10), prior(), num_samples=10, progress=False
-    )
-    assert draws.num_evaluations[1] == 1024 * 19
+@pytest.mark.parametrize("batch", [{}, {"batch_size": 10}])
+def test_evaluations_are_counted_of_whole_batches(batch):
+    sampler = DiffusionSampler(s.Heun(), num_steps=10, **batch)
+    draws = ppl.sample(sampler, prior(), num_samples=10, progress=False)
+    assert draws.num_evaluations[1] == batch.get("batch_size", 1024) * 19
 
 
 def test_a_stochastic_solver_is_refused_where_noises_do_not_add_up():
