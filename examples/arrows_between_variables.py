@@ -57,7 +57,7 @@ print(f"accepted {walked.stats['acceptance_rate'].mean():.2f} of its proposals")
 listed = state_graph(graphs)
 exact = np.einsum("n,nij->ij", listed.exact_law(), listed.states)
 
-fig, axes = plt.subplots(1, 3, figsize=(8, 3), sharey=True, layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=(8, 3.6), sharey=True, layout="constrained")
 for ax, arrows, title in zip(
     axes, (exact, by_network, by_chain), ("all graphs", "network", "chain"), strict=True
 ):

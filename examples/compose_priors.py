@@ -40,7 +40,7 @@ plain = samplers.DiffusionSampler(samplers.DPMSolverPP(tau=1.0), num_steps=num_s
 figure, axes = plt.subplots(1, 3, figsize=(9, 2.5), layout="constrained")
 cases = {"product": (1.0, 1.0), "annealed": (2.0, 0.0), "guided, w = 2": (-1.0, 2.0)}
 bins = np.linspace(-5, 5, 60)
-print(f"{'':14}{'P(x < 0)':>9}{'corrected':>11}{'scores added':>14}{'log Z':>8}{'estimate':>10}")
+print(f"{'':14}{'P(x < 0)':>9}{'corrected':>11}{'scores added':>14}{'log Z':>8}{'estimate':>16}")
 for axis, (name, exponents) in zip(axes, cases.items(), strict=True):
     target = samplers.compose(priors, exponents)
     mass = densities[0] ** exponents[0] * densities[1] ** exponents[1]
@@ -52,7 +52,7 @@ for axis, (name, exponents) in zip(axes, cases.items(), strict=True):
     naive = ppl.sample(plain, target, num_samples=num_particles, progress=False)["x"][0, :, 0]
     print(
         f"{name:14}{true:9.3f}{np.sum(weights * (x < 0)):11.3f}{np.mean(naive < 0):14.3f}"
-        f"{log_z:8.2f}{draws.log_evidence.value:10.2f}"
+        f"{log_z:8.2f}{draws.log_evidence.value:8.2f} +- {draws.log_evidence.std_error:.2f}"
     )
     axis.plot(grid, mass / mass.sum() / (grid[1] - grid[0]), "k", lw=1, label="truth")
     axis.hist(x, bins, weights=weights, density=True, alpha=0.5, label="corrected")

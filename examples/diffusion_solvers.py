@@ -68,6 +68,8 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained
 for name, error in errors.items():
     left.loglog(budgets, error, "o-", label=name)
 left.set(xlabel="evaluations of the denoiser", ylabel="error of a draw")
+left.set_xticks(budgets, [str(budget) for budget in budgets])
+left.minorticks_off()
 left.legend()
 right.scatter(*draws["x"][0].T, s=1)
 right.set(title="draws in 20 steps", aspect="equal")

@@ -84,7 +84,7 @@ for name in ("NUTS", "ULA, large step"):
 # Where there is a second run, a classifier is asked to tell the two apart: 1/2 is chance.
 
 test = ppl.diagnostics.two_sample.classifier_test(runs["NUTS"], runs["ULA, large step"])
-print(f"a classifier is right in {test.accuracy:.0%} of the draws, p = {test.p_value:.3f}")
+print(f"a classifier is right in {test.accuracy:.1%} of the draws, p = {test.p_value:.3f}")
 
 # %%
 # Draws that can be trusted may be asked about the model. Does the answer lean on the prior? Does

@@ -67,6 +67,7 @@ axes.fill_between(dates, low, high, alpha=0.3)
 axes.plot(dates, middle, label="volatility, with 90 %")
 axes.plot(dates[::5], np.exp(np.median(chains["h"], (0, 1)) / 2)[::5], "k.", label="by NUTS")
 axes.legend()
+figure.autofmt_xdate()
 figure.savefig(Path("stochastic_volatility.svg"))
 
 # %%
