@@ -375,7 +375,7 @@ NUMBERS = [
     for name, cls in CLASSES.items()
     for field in fields(cls)
     if "converter" in field.metadata
-    if field.name not in ("brief", "metric", "tuning", "solver", "schedule")
+    if field.name not in ("brief", "warm", "metric", "tuning", "solver", "schedule")
     if (name, field.name) not in NO_NUMBERS
 ]
 

@@ -31,7 +31,7 @@ def test_compile_time_is_within_the_wall_time_though_one_program_is_made_within_
     counted = CompileClock.read() - before
     assert 0.05 < counted <= wall
     # `inner` was compiled while `outer` was traced, and is told twice.
-    assert sum(told) > counted + 0.05
+    assert sum(told) > counted + 1e-3
 
 
 def test_what_is_compiled_twice_counts_twice():
