@@ -7,6 +7,9 @@ the number of the pair. `jax.random.normal` makes a block for every number and k
 on a CPU it also runs the rounds as a loop over memory. Where noise is what a step costs, as in the
 solvers of a diffusion with a small denoiser, this one is several times as fast.
 
+The numbers are others than JAX's. Where many keys draw a few numbers each, and these have to stay
+the same, `samplers.mcmc.normals` lays JAX's own out differently instead.
+
 u is the middle of one of 2^31 intervals, so that the largest number is 6.7, and the tail is right
 up to there; `jax.random.normal` in float32 inverts a uniform number of 24 bits and ends at 5.4. v
 has 24 bits or more.

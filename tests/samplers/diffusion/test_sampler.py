@@ -29,7 +29,9 @@ def test_a_new_schedule_and_a_new_solver_of_one_shape_compile_nothing(compilatio
 def test_evaluations_are_counted_of_whole_batches(batch):
     sampler = DiffusionSampler(s.Heun(), num_steps=10, **batch)
     draws = ppl.sample(sampler, prior(), num_samples=10, progress=False)
-    assert draws.num_evaluations[1] == batch.get("batch_size", 1024) * 19
+    calls = batch.get("batch_size", 1024) * 19
+    assert draws.num_evaluations[1] == calls
+    assert f"0 log-likelihood and {calls:,} denoiser evaluations" in repr(draws)
 
 
 def test_a_stochastic_solver_is_refused_where_noises_do_not_add_up():
