@@ -24,6 +24,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 from ppl.energy import TargetError
 from ppl.linear_operators import (
     SVD,
+    Dense,
     apply,
     apply_adjoint,
     as_operator,
@@ -33,6 +34,7 @@ from ppl.linear_operators import (
     require_linear,
     squared_norm,
 )
+from ppl.noise import normal
 from ppl.template import as_data, as_template, describe
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
@@ -226,15 +228,38 @@ class LinearGaussian(eqx.Module):
 
         x + variance A^H (variance A A^H + noise_std^2)^-1 (y - A x)
         """
-        pulled = self.adjoint(self.solve_observed(self.residual(x), variance))
-        return _axpy(variance, pulled, x)
+        return _axpy(variance, self.pulled(x, variance), x)
+
+    def pulled(self, x: PyTree, variance: Any) -> PyTree:
+        """``A^H (variance A A^H + noise_std^2)^-1 (y - A x)``: the data, seen from x.
+
+        The score of the data if x is known up to ``N(0, variance I)``. In a basis that is cheaper
+        than the operator it is one product for each coordinate, V s (d - s V^H x) / (variance s^2 +
+        noise_std^2) with d = U^H y.
+        """
+        if not self._works_in_basis:
+            return self.adjoint(self.solve_observed(self.residual(x), variance))
+        svd: Any = self.svd
+        s = svd.singular_values
+        gap = svd.u_adjoint(self.observation) - s * svd.v_adjoint(x)
+        return svd.v(_divide(s * gap, variance * s**2 + self.noise_std**2))
 
     def draw_given(self, rng_key: PRNGKeyArray, x: PyTree, variance: Any) -> PyTree:
         """A draw of ``N(x, variance I)`` times the likelihood; exact where `solve_observed` is.
 
         A draw x' of the normal with an observation of its own, A x' + noise, is moved by what the
-        true observation differs: the sum is Gaussian with the right mean and covariance.
+        true observation differs: the sum is Gaussian with the right mean and covariance. In a real
+        basis that is cheaper than the operator each coordinate is drawn by itself.
         """
+        if self._works_in_basis:
+            svd: Any = self.svd
+            total = variance * svd.singular_values**2 + self.noise_std**2
+            shape = jax.eval_shape(svd.v_adjoint, self.template)
+            if not jnp.issubdtype(shape.dtype, jnp.complexfloating):
+                eps = normal(rng_key, shape.shape, shape.dtype)
+                left = jnp.where(total > 0, _divide(self.noise_std**2, total), 1)
+                new = svd.v(jnp.sqrt(variance * left) * eps)
+                return jax.tree.map(jnp.add, self.mean_given(x, variance), new)
         key_x, key_noise = jax.random.split(rng_key)
         moved = _axpy(jnp.sqrt(variance), normal_like(key_x, self.template), x)
         difference = jax.tree.map(jnp.subtract, self.residual(moved), self.noise(key_noise))
@@ -245,6 +270,12 @@ class LinearGaussian(eqx.Module):
         return cg(matvec, rhs, x0=start, tol=self.tolerance, maxiter=steps)[0]  # pyright: ignore[reportArgumentType]
 
     # The noise --------------------------------------------------------------------------------
+
+    @property
+    def _works_in_basis(self) -> bool:
+        """Whether a product with V costs no more than one with A: not so for a wide matrix."""
+        wide = isinstance(self.svd, Dense) and self.svd.left.shape[0] < self.svd.right.shape[0]
+        return self.svd is not None and self._has_one_noise and not wide
 
     @property
     def _has_one_noise(self) -> bool:

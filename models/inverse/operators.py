@@ -86,6 +86,9 @@ class Masking(eqx.Module):
         """The observation as an image, black where nothing is seen."""
         return self.chosen.put(observation)
 
+    def adjoint(self, observation: Array) -> Array:
+        return self.picture(observation)
+
     @property
     def singular_values(self) -> Array:
         return self.picture(jnp.ones(len(self.chosen.indices)))
@@ -129,6 +132,9 @@ class Blur(eqx.Module):
             return jnp.fft.ifftn(self.transfer * jnp.fft.fftn(image)).astype(image.dtype)
         half = self.transfer[..., : image.shape[-1] // 2 + 1]
         return jnp.fft.irfftn(half * jnp.fft.rfftn(image), image.shape).astype(image.dtype)
+
+    def adjoint(self, observation: Array) -> Array:
+        return eqx.tree_at(lambda blur: blur.transfer, self, self.transfer.conj())(observation)
 
     @property
     def singular_values(self) -> Array:

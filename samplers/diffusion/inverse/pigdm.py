@@ -43,8 +43,8 @@ class PseudoInverseGuide(Guide):
         v, variance = self.data_variance.astype(z.dtype), step.kappa**2
         spread = variance * v / (variance + v)
         problem = self.problem
-        weights = problem.likelihood.solve_observed(problem.residual(denoised), spread)
-        return denoised + variance * pull(problem.adjoint(weights))[0]
+        pulled = problem.likelihood.pulled(problem.position(denoised), spread)
+        return denoised + variance * pull(problem.prior.flat(pulled))[0]
 
 
 class PiGDM(Guided):
