@@ -103,7 +103,8 @@ class Resampler(eqx.Module):
     Parameters
     ----------
     threshold
-        Resample where the ESS is at most this share of the particles: 0 never, 1 always.
+        Resample where the ESS is at most this share of the particles: 0 never, 1 always. With None,
+        never, there is nothing of it in the program.
     scheme
         A name of `samplers.smc.resampling.SCHEMES`.
     """
@@ -203,14 +204,19 @@ def resample(
         Whether it was.
     """
     n = len(population.log_weights)
-    do = (is_low(population, resampler.threshold) | force) & ~is_dead(population)
+    same = jnp.arange(n, dtype=jnp.int32)
+    never = resampler.threshold is None
+    if never and force is False:
+        return population, same, jnp.zeros((), bool)
+    low = False if never else is_low(population, resampler.threshold)
+    do = (low | force) & ~is_dead(population)
 
     def anew() -> tuple[Population, Int[Array, " n"]]:
         scheme = SCHEMES[resampler.scheme]
         ancestors = scheme(rng_key, population.log_weights, n)
         return copies(population, ancestors), ancestors
 
-    population, ancestors = lax.cond(do, anew, lambda: (population, jnp.arange(n, dtype=jnp.int32)))
+    population, ancestors = lax.cond(do, anew, lambda: (population, same))
     return population, ancestors, do
 
 
@@ -335,14 +341,15 @@ def run(
         Keep the particles of all times, for `lineages`: T + 1 times the memory.
     """
     num_steps = jax.tree.leaves(rows)[0].shape[0]
-    forced = jnp.zeros(num_steps, bool) if force is None else jnp.asarray(force)
+    forced = None if force is None else jnp.asarray(force)
     key_start, key_steps = random.split(rng_key)
     start, log_potentials = model.start(key_start, n)
     population = begin(start, log_potentials)
 
     def one(population: Population, at: Any) -> tuple[Population, tuple[Info, PyTree]]:
         key, row, force = at
-        population, info = step(key, model, population, row, resampler, force=force)
+        now = False if force is None else force
+        population, info = step(key, model, population, row, resampler, force=now)
         return population, (info, population.particles if keep_path else None)
 
     at = (random.split(key_steps, num_steps), rows, forced)

@@ -55,7 +55,7 @@ from samplers.smc.twist_network import prefix_network, prefix_row, prefix_rows
 from samplers.smc.twisted_model import Twist, TwistedModel
 
 BATCH = 1024  # draws at a time, or a population
-NEVER = fk.Resampler(-1.0)
+NEVER = fk.Resampler(None)
 
 
 # What is learned --------------------------------------------------------------------------------

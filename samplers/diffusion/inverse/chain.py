@@ -97,7 +97,7 @@ class Chain(DirectSampler):
     def draw(self, rng_key: PRNGKeyArray, target: Any, n: int) -> tuple[Position, None]:
         problem, steps = on_steps(target, self.steps)
         model = PointModel(sampler=self, problem=problem, steps=steps)
-        run = fk.run(rng_key, model, steps, n, fk.Resampler(-1.0))
+        run = fk.run(rng_key, model, steps, n, fk.Resampler(None))
         return model.positions(run.population.particles), None
 
     def evaluations(self, n: int) -> tuple[int, int]:

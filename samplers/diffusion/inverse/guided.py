@@ -133,7 +133,7 @@ class Guided(DirectSampler):
         problem, (grid, rows) = Problem(target), self.table  # pyright: ignore[reportCallIssue]
         rows = integrate.cast(rows, problem.prior.point.dtype)
         model = GuidedModel(guide=self.guide(problem), grid=grid, rows=rows)
-        run = fk.run(rng_key, model, rows, n, fk.Resampler(-1.0))
+        run = fk.run(rng_key, model, rows, n, fk.Resampler(None))
         return model.positions(run.population.particles), None
 
     def evaluations(self, n: int) -> tuple[int, int]:
