@@ -2,11 +2,10 @@
 
     c_1..c_M ~ p(. | x_t): M ways to reveal,   x_(t-1) = c_j with probability ~ exp(v_(t-1)(c_j))
 
-v is the reward of the tokens so far with the likeliest for the others (SVDD-PM), or a value
-function of the user's (SVDD-MC), see `samplers.diffusion.masked.reveals`. Particles do not meet,
-and there are no gradients. With the soft value, v(x_t) = log E[exp(r(x_0)) | x_t], the draws are
-those of the tilted law as M grows, with an error that falls as 1 / M; with any other v they are
-not. Biased, in either case: `MaskedNestedSVDD` mends it by weights.
+The method of `samplers.diffusion.steering.svdd`, which says how far its draws are right, where a
+move is a reveal: v is the reward of the tokens so far with the likeliest for the others, or a value
+function of the user's, see `samplers.diffusion.masked.reveals`. Biased; `MaskedNestedSVDD` mends it
+by weights.
 
 References
 ----------
