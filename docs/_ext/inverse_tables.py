@@ -63,9 +63,10 @@ def fields(case: str) -> str:
 
 def distance(row: dict[str, Any]) -> str:
     """A distance and its 95 % interval; draws of some problem may have no end."""
+    few = "" if row["problems"] == 20 else f" ({row['problems']:.0f})"
     if row["distance"] == float("inf"):
-        return "diverges"
-    return f"{row['distance']:.2f} ± {1.96 * row['s.e.']:.2f}"
+        return "diverges" + few
+    return f"{row['distance']:.2f} ± {1.96 * row['s.e.']:.2f}{few}"
 
 
 def mixture(particles: bool) -> str:  # noqa: FBT001
@@ -82,7 +83,8 @@ def mixture(particles: bool) -> str:  # noqa: FBT001
         first = next(iter(found.values()))
         title, _, number = name.partition(", ")
         cells = [distance(found[s]) if s in found else "–" for s in shapes]
-        shown = label({"method": title}) + (f", {int(number):,}" if number else "")
+        counts = " × ".join(f"{int(n):,}" for n in number.split(" x ") if n)
+        shown = label({"method": title}) + (f", {counts}" if counts else "")
         body.append([shown, first["draws are"], *cells])
     return markdown(["method", "draws are", *shapes], body)
 

@@ -1,7 +1,8 @@
 """Samplers of inverse problems where the posterior has modes, and is known exactly.
 
-    python tests/benchmarks/bench_mixture.py [8] [80] [800] [digits] [method ..]
-    python tests/benchmarks/bench_mixture.py particles
+    python tests/benchmarks/bench_mixture.py [8] [80] [800] [digits] [problems=5] [method ..]
+    python tests/benchmarks/bench_mixture.py particles [problems=5] [method ..]
+    python tests/benchmarks/bench_mixture.py pooled
     python tests/benchmarks/bench_mixture.py shares
 
 - the benchmark of 25 modes in 8, 80 and 800 dimensions, of which 1, 2 or 4 numbers are seen, 20
@@ -9,6 +10,8 @@
 - **digits**: a kernel density of 1,697 handwritten digits, of which the upper half is seen of one
   that is not among them;
 - **particles**: the methods that become exact as particles grow, at 64, 512 and 4,096 of them;
+- **pooled**: draws of 1, 4 and 16 runs of `MCGDiff` together, each weighed by its evidence: of what
+  runs differ in a sixteenth of the variance is left, of a bias all;
 - **shares**: what share of the draws of `MCGDiff` a mode has, from run to run; it only prints.
 
 Sliced Wasserstein distance to exact draws, beside that between two sets of exact draws: the floor.
@@ -27,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random
+from scipy.special import logsumexp
 
 import ppl
 import samplers
@@ -36,6 +40,7 @@ from models.inverse.mixture_posterior import MixturePosterior, benchmark, kernel
 from models.inverse.operators import Masking
 from ppl.diagnostics.sliced_wasserstein import sliced_wasserstein
 from ppl.sampler import ParticleSampler
+from ppl.weights import stratified
 
 TABLE = Path(__file__).parents[2] / "docs" / "inverse_mixture.csv"
 COLUMNS = (
@@ -174,9 +179,46 @@ def made(name: str, num_draws: int, **others: Any) -> Any:
     return kind(**settings)
 
 
-PARTICLES = {f"{name}, {n}": (name, n) for name in ("MCGDiff", "TDS") for n in (64, 512, 4096)} | {
-    f"FPSSMC, {n}": ("FPSSMC", n) for n in (8, 64)
-}  # each draw is a run of as many
+# Each draw of `FPSSMC` is a run of as many.
+PARTICLES = {
+    f"{name}, {n}": (name, n) for name in ("MCGDiff", "TDS", "FPSSMC") for n in (64, 512, 4096)
+}
+
+
+def together(runs: list[ppl.Draws], num_draws: int, seed: int) -> np.ndarray:
+    """Equally weighted draws of some runs, whose weights are relative to their evidence."""
+    logs = [np.asarray(run.log_weights, np.float64).ravel() for run in runs]
+    logs = [w - logsumexp(w) + run.log_evidence.value for w, run in zip(logs, runs, strict=True)]  # pyright: ignore[reportOptionalMemberAccess]
+    chosen = stratified(np.random.default_rng(seed), np.concatenate(logs), num_draws)
+    return np.concatenate([run["x"][0] for run in runs])[chosen]
+
+
+def pooled(num_runs: int = 16, num_particles: int = 1024, num_draws: int = 250) -> None:
+    """Lines of as many runs of `MCGDiff` together as there are, and of smaller groups of them."""
+    sampler = made("MCGDiff", num_draws, num_particles=num_particles)
+    sizes = [size for size in (1, 4, 16) if size <= num_runs]
+    done = there(TABLE, "case", "method")
+    for num_observed in (1, 4, 2):
+        names = [f"MCGDiff, {size} x {num_particles}" for size in sizes]
+        if all((f"8, {num_observed}", name) in done for name in names):
+            continue
+        case, began = mixture_case(8, num_observed, num_draws=num_draws), time.perf_counter()
+        gaps = np.empty((len(sizes), len(case.targets)))
+        for i, target in enumerate(case.targets):
+            keys = random.split(random.fold_in(random.key(1), i), num_runs)
+            runs = [ppl.sample(sampler, target, key, progress=False) for key in keys]
+            calls = runs[0].num_evaluations[1] / num_particles
+            for row, size in zip(gaps, sizes, strict=True):
+                groups = [runs[at : at + size] for at in range(0, num_runs, size)]
+                draws = [together(group, num_draws, at) for at, group in enumerate(groups)]
+                row[i] = np.mean([sliced_wasserstein(x, case.exact[i], p=1) for x in draws])
+        seconds = (time.perf_counter() - began) / num_runs
+        for name, size, row in zip(names, sizes, gaps, strict=True):
+            error = row.std(ddof=1) / np.sqrt(len(row))
+            line = (case.name, name, sampler.exactness, len(row), num_draws, row.mean(), error)
+            line = dict(zip(COLUMNS, (*line, calls, seconds * size), strict=True))
+            keep(TABLE, COLUMNS, line)
+            print(*line.values(), flush=True)
 
 
 def shares(num_runs: int = 16) -> None:
@@ -209,14 +251,15 @@ def shares(num_runs: int = 16) -> None:
 def main(*chosen: str) -> None:
     """Write the lines that are asked for and not there."""
     done = there(TABLE, "case", "method")
+    number = next((int(x.removeprefix("problems=")) for x in chosen if "=" in x), 20)
     parts = [part for part in ("8", "80", "800", "digits", "particles") if part in chosen]
     for part in parts or ["8", "80", "800", "particles"]:
         n = {"800": 100, "digits": 200}.get(part, 250)
         if part == "digits":
-            cases = [digits_case(num_draws=n)]
+            cases = [digits_case(num_problems=number, num_draws=n)]
         else:
             d = 8 if part == "particles" else int(part)
-            cases = [mixture_case(d, m, num_draws=n) for m in OBSERVED]
+            cases = [mixture_case(d, m, num_problems=number, num_draws=n) for m in OBSERVED]
         methods = {name: (name, {}) for name in ("exact draws", *SETTINGS)}
         if part == "particles":
             methods = {k: (name, {"num_particles": m}) for k, (name, m) in PARTICLES.items()}
@@ -232,7 +275,7 @@ def main(*chosen: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["shares"]:
-        shares()
+    if sys.argv[1:] in (["shares"], ["pooled"]):
+        {"shares": shares, "pooled": pooled}[sys.argv[1]]()
     else:
         main(*sys.argv[1:])
