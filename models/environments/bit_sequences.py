@@ -87,6 +87,16 @@ class BitSequences(Written):
     def log_density(self, position: Int[Array, " words"]) -> Float[Array, ""]:
         return -self.strength * jnp.min(self.distances(position))
 
+    def partial_energy(self, state: Int[Array, " words"]) -> Float[Array, ""]:
+        """That of the words so far: what they differ by from the nearest beginning of a mode."""
+        written = jnp.repeat(state >= 0, self.word)
+        differ = (self.constrain(state) != self.modes) & written
+        return self.strength * jnp.min(jnp.sum(differ, axis=1))
+
+    def progress(self, state: Int[Array, " words"]) -> Float[Array, ""]:
+        """Share of the words that are there."""
+        return jnp.mean(state >= 0, dtype=float)
+
     # What is known ---------------------------------------------------------------------------
 
     def basins(self, bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -43,10 +43,10 @@ from ppl.environment import Environment, State
 from ppl.sampler import Exactness, LearnedSampler, positive, share, size
 from ppl.template import TargetError
 from samplers.descent import adam, begin, descend, is_finite
-from samplers.gflownet.paths import Exploration, Paths, cut, forward_paths
+from samplers.gflownet.paths import Exploration, Paths, Told, cut, forward_and_told
 from samplers.gflownet.policies import BackwardPolicy, MLPPolicy, Policy, UniformBackward
 from samplers.gflownet.revisit import Revisit, remember
-from samplers.gflownet.scores import look_forward, score
+from samplers.gflownet.scores import ask, look_forward, score
 from samplers.trajectory.objectives import Objective, TrajectoryBalance, log_weights
 from samplers.trajectory.replay import Buffer
 
@@ -201,12 +201,14 @@ class GFlowNet(LearnedSampler):
         self, rng_key: PRNGKeyArray, target: Any, state: GFlowNetState
     ) -> tuple[GFlowNetState, GFlowNetInfo]:
         key_paths, key_cut = random.split(rng_key)
-        paths, log_reward, buffer, num_rewards = self._paths(key_paths, target, state)
+        paths, tells, log_reward, buffer, num_rewards = self._paths(key_paths, target, state)
         if self.objective.takes_windows:
             paths = cut(key_cut, paths, self.incomplete)
 
         def loss_of(learned: Learned) -> tuple[Array, tuple[Array, Array]]:
-            scores = score(target, learned.policy, self.backward, paths, _floored(log_reward))
+            scores = score(
+                target, learned.policy, self.backward, paths, _floored(log_reward), tells
+            )
             w = lax.stop_gradient(log_weights(scores))
             w = jnp.where(paths.complete, w, -jnp.inf)
             # The first batch gives a first estimate, for rewards of any scale.
@@ -243,24 +245,25 @@ class GFlowNet(LearnedSampler):
 
     def _paths(
         self, rng_key: PRNGKeyArray, target: Any, state: GFlowNetState
-    ) -> tuple[Paths, Float[Array, " B"], Buffer | None, Int[Array, ""]]:
-        """Paths of an update, their log-rewards, the buffer, and how many rewards that took."""
+    ) -> tuple[Paths, Told, Float[Array, " B"], Buffer | None, Int[Array, ""]]:
+        """Paths of an update, what is said of them, their log-rewards, the buffer, and the cost."""
         policy, revisit, num = state.learned.policy, self.revisit, self.num_paths
+        both = policy, self.backward
 
         def built(buffer: Any) -> Any:
             explore = self._exploration(state.updates)
-            paths = forward_paths(rng_key, target, policy, num, explore)
+            paths, tells = forward_and_told(rng_key, target, *both, num, explore)
             log_reward = _rewards(target, paths)
             if buffer is not None:
                 buffer = remember(buffer, paths, log_reward)
-            return paths, log_reward, buffer, jnp.int32(num)
+            return paths, tells, log_reward, buffer, jnp.int32(num)
 
         if revisit is None:
             return built(None)
 
         def found(buffer: Any) -> Any:
-            back = revisit.paths(rng_key, target, policy, self.backward, buffer, num)
-            return *back, jnp.int32(revisit.num_rounds * num)
+            paths, *rest = revisit.paths(rng_key, target, *both, buffer, num)
+            return paths, ask(target, *both, paths), *rest, jnp.int32(revisit.num_rounds * num)
 
         # The step index alone decides, so that one of the two is run and not both.
         goes_back = state.updates % revisit.every == revisit.every - 1
@@ -281,9 +284,9 @@ class GFlowNet(LearnedSampler):
     def draw(
         self, rng_key: PRNGKeyArray, target: Any, state: GFlowNetState, n: int
     ) -> tuple[State, Float[Array, " n"]]:
-        paths = forward_paths(rng_key, target, state.learned.policy, n)
-        log_reward = _rewards(target, paths)
-        scores = score(target, state.learned.policy, self.backward, paths, log_reward)
+        both = state.learned.policy, self.backward
+        paths, tells = forward_and_told(rng_key, target, *both, n)
+        scores = score(target, *both, paths, _rewards(target, paths), tells)
         return paths.objects, log_weights(scores)
 
     def evaluations(self, n: int) -> tuple[int, int]:

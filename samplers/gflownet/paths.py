@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ppl.environment import Environment, MixedEnvironment, State
 from ppl.sampler import where
 from samplers.gflownet import value_laws
-from samplers.gflownet.policies import BackwardPolicy, Even, masked
+from samplers.gflownet.policies import BackwardPolicy, Even, Said, masked
 
 
 class Paths(NamedTuple):
@@ -33,6 +33,40 @@ class Paths(NamedTuple):
     def objects(self) -> State:
         """Where the paths stopped."""
         return jax.tree.map(lambda x: x[-1], self.states)
+
+
+class Row(NamedTuple):
+    """One state of a path: the move that is made there, the one that led there, what comes next."""
+
+    state: State
+    action: Array
+    before: Array
+    after: State
+
+
+class Told(NamedTuple):
+    """What a policy says of rows: log P_F of the move, log P_B of the one before, the log-flow.
+
+    Alike for all rows, it need not be asked again about paths that it has just drawn.
+    """
+
+    log_pf: Float[Array, "T B"]
+    log_pb: Float[Array, "T B"]
+    log_flow: Float[Array, "T B"]
+
+
+def told(environment: Environment, backward: BackwardPolicy, said: Said, row: Row) -> Told:
+    """Of one row, what the policy has ``said`` of its state."""
+    n = environment.num_actions
+    log_pf = masked(said.forward, environment.forward_mask(row.state))[row.action]
+    if isinstance(environment, MixedEnvironment):
+        # The numbers of a move are read off the state it leads to.
+        move = jnp.minimum(row.action, n - 1)
+        values = environment.values(row.after, move)
+        log_pf += jnp.where(row.action < n, value_laws.log_prob(said.values[move], values), 0)
+    logits = backward.logits(environment, row.state, said)
+    log_pb = masked(logits, environment.backward_mask(row.state))
+    return Told(log_pf, log_pb[jnp.minimum(row.before, n - 1)], said.log_flow)
 
 
 class Exploration(NamedTuple):
@@ -60,10 +94,8 @@ def forward_paths(
     exploration: Exploration = NO_EXPLORATION,
 ) -> Paths:
     """Paths from the initial state."""
-    start = jax.tree.map(
-        lambda x: jnp.broadcast_to(x, (num_paths, *x.shape)), environment.initial()
-    )
-    return forward_from(rng_key, environment, policy, start, exploration)
+    starts = _copies(environment.initial(), num_paths)
+    return forward_from(rng_key, environment, policy, starts, exploration)
 
 
 def built(rng_key: PRNGKeyArray, environment: Environment, n: int) -> State:
@@ -79,6 +111,30 @@ def forward_from(
     exploration: Exploration = NO_EXPLORATION,
 ) -> Paths:
     """Paths from states, stacked, until they stop; after that a path stays where it is."""
+    return _forward(rng_key, environment, policy, None, starts, exploration)[0]
+
+
+def forward_and_told(
+    rng_key: PRNGKeyArray,
+    environment: Environment,
+    policy: Any,
+    backward: BackwardPolicy,
+    num_paths: int,
+    exploration: Exploration = NO_EXPLORATION,
+) -> tuple[Paths, Told]:
+    """Paths from the initial state, and what the policies say of them, exploration apart."""
+    starts = _copies(environment.initial(), num_paths)
+    return _forward(rng_key, environment, policy, backward, starts, exploration)
+
+
+def _forward(
+    rng_key: PRNGKeyArray,
+    environment: Environment,
+    policy: Any,
+    backward: BackwardPolicy | None,
+    starts: State,
+    exploration: Exploration,
+) -> tuple[Paths, Any]:
     n, length = environment.num_actions, environment.max_length + 1
     num_paths = len(jax.tree.leaves(starts)[0])
     # The noise of all transitions at once. A draw decides all that follows: the default generator
@@ -91,7 +147,7 @@ def forward_from(
     else:
         noise = (noise, None)
 
-    def one(state: State, noise: Any, is_going: Array) -> Any:
+    def one(state: State, noise: Any, before: Array, is_going: Array) -> Any:
         mask, said = environment.forward_mask(state), policy(environment, state)
         log_p = exploration.log_probs(masked(said.forward, mask), mask)
         action = jnp.argmax(log_p + noise[0]).astype(jnp.int32)
@@ -101,32 +157,46 @@ def forward_from(
             after = environment.place(state, move, values)
         else:
             after = environment.apply(state, move)
-        return where(moves, after, state), action, moves
+        after = where(moves, after, state)
+        row = Row(state, action, before, after)
+        tells = None if backward is None else told(environment, backward, said, row)
+        return after, action, moves, tells
 
     def transition(carry: Any) -> Any:
-        t, states, going, paths = carry
-        after, actions, moves = jax.vmap(one)(states, jax.tree.map(lambda x: x[t], noise), going)
+        t, states, before, going, kept = carry
+        now = jax.tree.map(lambda x: x[t], noise)
+        after, actions, moves, tells = jax.vmap(one)(states, now, before, going)
         put = lambda all, now: all.at[t].set(now)
-        *kept, _ = paths
-        kept = jax.tree.map(put, tuple(kept), (states, actions, going))
-        paths = Paths(*kept, complete=~moves)
-        return t + 1, after, moves, paths
+        return (
+            t + 1,
+            after,
+            actions,
+            moves,
+            jax.tree.map(put, kept, (states, actions, going, tells)),
+        )
 
     # A scan would go on to the longest possible path; this ends with the last of these.
-    going = jnp.ones(num_paths, bool)
-    everywhere = jax.tree.map(lambda x: jnp.broadcast_to(x, (length, *x.shape)), starts)
-    stop = jnp.full((length, num_paths), n, jnp.int32)
-    paths = Paths(everywhere, stop, jnp.zeros((length, num_paths), bool), ~going)
-    start = (jnp.int32(0), starts, going, paths)
-    end, states, _, paths = lax.while_loop(
-        lambda carry: (carry[0] < length) & jnp.any(carry[2]), transition, start
+    going, stop = jnp.ones(num_paths, bool), jnp.full(num_paths, n, jnp.int32)
+    first = jax.tree.map(lambda x: x[0], noise)
+    tells = jax.eval_shape(jax.vmap(one), starts, first, stop, going)[-1]
+    tells = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tells)
+    kept = _copies((starts, stop, ~going, tells), length)
+    start = (jnp.int32(0), starts, stop, going, kept)
+    end, states, _, going, kept = lax.while_loop(
+        lambda carry: (carry[0] < length) & jnp.any(carry[3]), transition, start
     )
     later = jnp.arange(length) >= end
 
     def stay(all: Array, last: Array) -> Array:
         return jnp.where(later.reshape(-1, *(1,) * last.ndim), last, all)
 
-    return paths._replace(states=jax.tree.map(stay, paths.states, states))
+    passed, actions, mask, tells = kept
+    passed = jax.tree.map(stay, passed, states)
+    return Paths(passed, actions, mask, ~going), tells
+
+
+def _copies(tree: Any, n: int) -> Any:
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), tree)
 
 
 def backward_paths(
@@ -155,7 +225,7 @@ def backward_paths(
         return t + 1, before, moves, passed, all_actions.at[t].set(actions), lengths + moves
 
     going, lengths = jnp.ones(num_paths, bool), jnp.zeros(num_paths, jnp.int32)
-    passed = jax.tree.map(lambda x: jnp.broadcast_to(x, (length, *x.shape)), objects)
+    passed = _copies(objects, length)
     actions = jnp.zeros((length, num_paths), jnp.int32)
     start = (jnp.int32(0), objects, going, passed, actions, lengths)
     *_, passed, actions, lengths = lax.while_loop(

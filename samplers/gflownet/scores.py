@@ -1,7 +1,7 @@
 """Log-ratios of stored paths under a policy, as `samplers.trajectory.objectives` sees them."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,22 +9,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from ppl.environment import Environment, MixedEnvironment, State
-from samplers.gflownet import value_laws
-from samplers.gflownet.paths import Paths
-from samplers.gflownet.policies import BackwardPolicy, masked
+from ppl.environment import Environment, State
+from samplers.gflownet.paths import Paths, Row, Told, told
+from samplers.gflownet.policies import BackwardPolicy
 from samplers.trajectory.objectives import Scores, fl_shift
 
 WIDTH = 64  # rows that a policy is asked about together
-
-
-class Row(NamedTuple):
-    """One state of a path: the move that is made there, the one that led there, what comes next."""
-
-    state: State
-    action: Array
-    before: Array
-    after: State
 
 
 def score(
@@ -33,41 +23,54 @@ def score(
     backward: BackwardPolicy,
     paths: Paths,
     log_reward: Float[Array, " B"],
+    tells: Told | None = None,
 ) -> Scores:
-    """Scores of paths. The policy is asked once for each state that was met, all together."""
-    n = environment.num_actions
+    """Scores of paths. The policy is asked once for each state that was met, all together.
 
-    def one(policy: Any, row: Row) -> tuple[Array, Array, Array]:
-        said = policy(environment, row.state)
-        log_pf = masked(said.forward, environment.forward_mask(row.state))[row.action]
-        if isinstance(environment, MixedEnvironment):
-            # The numbers of a move are read off the state it leads to.
-            move = jnp.minimum(row.action, n - 1)
-            values = environment.values(row.after, move)
-            log_pf += jnp.where(row.action < n, value_laws.log_prob(said.values[move], values), 0)
-        logits = backward.logits(environment, row.state, said)
-        log_pb = masked(logits, environment.backward_mask(row.state))
-        return log_pf, log_pb[jnp.minimum(row.before, n - 1)], said.log_flow
-
-    later = jax.tree.map(lambda x: jnp.concatenate([x[1:], x[-1:]]), paths.states)
-    before = jnp.concatenate([jnp.full_like(paths.actions[:1], n), paths.actions[:-1]])
-    is_stop = paths.actions == n
-    # States with a transition, and the one that the last move of a path leads to.
-    is_left = jnp.concatenate([jnp.zeros_like(is_stop[:1]), (paths.mask & ~is_stop)[:-1]])
-    rows = Row(paths.states, paths.actions, before, later)
-    log_pf, log_pb, log_flow = where_needed(one, policy, rows, paths.mask | is_left)
+    ``tells``: what these very policies said of the paths, which then are asked for gradients alone.
+    """
+    log_pf, log_pb, log_flow = ask(environment, policy, backward, paths, tells)
     nothing = jnp.zeros_like(log_flow[:1])
     # The last of all transitions can only be a stop, whose backward probability is one.
+    is_stop = paths.actions == environment.num_actions
     log_pb = jnp.where(is_stop, 0.0, jnp.concatenate([log_pb[1:], nothing]))
     log_flow = jnp.concatenate([log_flow, nothing])
     start, log_reward = nothing[0], log_reward.astype(log_flow.dtype)
     return Scores(log_pf, log_pb, log_flow, log_reward, start, paths.mask, paths.complete)
 
 
+def ask(
+    environment: Environment,
+    policy: Any,
+    backward: BackwardPolicy,
+    paths: Paths,
+    tells: Told | None = None,
+) -> Told:
+    """What policies say of paths; with ``tells``, that again, with its gradient."""
+    n = environment.num_actions
+    later = jax.tree.map(lambda x: jnp.concatenate([x[1:], x[-1:]]), paths.states)
+    before = jnp.concatenate([jnp.full_like(paths.actions[:1], n), paths.actions[:-1]])
+    # States with a transition, and the one that the last move of a path leads to.
+    goes_on = paths.mask & (paths.actions < n)
+    is_left = jnp.concatenate([jnp.zeros_like(goes_on[:1]), goes_on[:-1]])
+    rows = Row(paths.states, paths.actions, before, later)
+
+    def one(policy: Any, row: Row) -> Told:
+        return told(environment, backward, policy(environment, row.state), row)
+
+    return where_needed(one, policy, rows, paths.mask | is_left, tells)
+
+
 def where_needed(
-    one: Callable[[Any, Row], Any], policy: Any, rows: Row, needed: Bool[Array, "T B"]
+    one: Callable[[Any, Row], Any],
+    policy: Any,
+    rows: Row,
+    needed: Bool[Array, "T B"],
+    known: Any = None,
 ) -> Any:
     """``one(policy, row)`` of each row that is needed; others are zero, or are not to be read.
+
+    What is ``known`` of all this is not computed, only its gradient.
 
     Most paths are shorter than the longest. Rows are sorted, what is needed first, and taken some
     at a time until nothing is left, forward and once more for the gradient, which memory does not
@@ -90,6 +93,9 @@ def where_needed(
         return lax.dynamic_slice_in_dim(order, i * width, width)
 
     def of_all(arrays: Any) -> Any:
+        if known is not None:
+            return jax.tree.map(lambda x: x.reshape(num_rows, *x.shape[2:]), known)
+
         def add(i: Array, found: Any) -> Any:
             places = places_of(i)
             put = lambda all, new: all.at[places].set(new, mode="drop")

@@ -8,9 +8,16 @@ import pytest
 from jax import random
 
 import samplers
+from models.environments.box import Box
 from models.environments.hypergrid import Hypergrid
 from ppl.state_graph import state_graph
-from samplers.gflownet.paths import Exploration, backward_paths, cut, forward_paths
+from samplers.gflownet.paths import (
+    Exploration,
+    backward_paths,
+    cut,
+    forward_and_told,
+    forward_paths,
+)
 from samplers.gflownet.policies import Table
 from samplers.gflownet.scores import look_forward, score
 from samplers.trajectory.objectives import log_weights
@@ -194,3 +201,35 @@ def test_cut_paths_are_windows_from_the_start():
     assert (kept >= 1).all()
     np.testing.assert_array_equal(short.complete, kept == lengths)
     assert 0.2 < short.complete.mean() < 0.8
+
+
+BOX = Box(lambda x: -x @ x, [-1.0, 0.0], [1.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    "environment", [grid(), pytest.param(BOX, marks=pytest.mark.slow)], ids=["grid", "box"]
+)
+def test_what_was_told_while_paths_were_drawn_is_what_asking_again_says(environment):
+    """Of paths that explore, some cut short: the same loss and gradient; not with exploration."""
+    backward = BACKWARD["learned"]
+
+    @eqx.filter_jit
+    def losses_and_gradients(policy):
+        paths, tells = forward_and_told(random.key(0), environment, policy, backward, 30, EXPLORE)
+        log_reward = jax.vmap(environment.log_density)(paths.objects)
+        short = cut(random.key(1), paths, jnp.array(0.5))
+
+        def loss(policy, tells):
+            scores = score(environment, policy, backward, short, log_reward, tells)
+            return OBJECTIVES["SubTB"](scores)
+
+        both = [eqx.filter_value_and_grad(loss)(policy, known) for known in (tells, None)]
+        return *both, loss(policy, tells._replace(log_pf=tells.log_pf + 0.1))
+
+    policy = samplers.MLPPolicy(width=8).start(random.key(2), environment)
+    policy = jax.tree.map(lambda x: x + 0.1 if eqx.is_inexact_array(x) else x, policy)
+    (loss, pull), (again, pull_again), wrong = losses_and_gradients(policy)
+    assert loss == pytest.approx(float(again), rel=1e-5)
+    for one, other in zip(*map(jax.tree.leaves, (pull, pull_again)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * float(again))
+    assert abs(wrong - loss) > 1e-3 * loss
