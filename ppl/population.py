@@ -23,6 +23,7 @@ from ppl.sampler import DirectSampler, LearnedSampler, ParticleSampler, Trained
 
 ROWS = 512  # steps a chunk may hold
 MAX_GENERATIONS = 100_000
+SMALLEST_BATCH = 16
 
 
 @dataclass
@@ -269,13 +270,23 @@ def run_direct(
     *,
     progress: Progress,
 ) -> Drawn:
-    """Draw in batches of a fixed size, so that one program serves every ``num_samples``."""
+    """Draw in batches of a fixed size, so that one program serves every large ``num_samples``."""
     tallies = Tallies()
     runs = [
         _draw_run(sampler, target, random.fold_in(rng_key, run), num_samples, tallies, progress)
         for run in range(num_chains)
     ]
     return _join(sampler, runs, {}, tallies, "complete", sampler.weights_estimate_evidence)
+
+
+def _batch(sampler: DirectSampler, num_samples: int) -> int:
+    """As many draws as the sampler makes at once, or a power of two that is enough.
+
+    Six draws of a costly sampler must not cost a thousand; of every size there is a program.
+    """
+    if sampler.draws_together > 1:
+        return sampler.batch_size
+    return min(sampler.batch_size, max(SMALLEST_BATCH, 1 << (num_samples - 1).bit_length()))
 
 
 def _draw_run(
@@ -287,7 +298,7 @@ def _draw_run(
     progress: Progress,
     phase: str = "sample",
 ) -> tuple[PyTree, np.ndarray | None]:
-    batch = sampler.batch_size
+    batch = _batch(sampler, num_samples)
     rows = Rows(num_samples)
     while rows.count < num_samples:
         began = time.perf_counter()

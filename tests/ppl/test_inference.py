@@ -214,7 +214,7 @@ def test_until_is_shown_draws_of_what_is_learned_by_then():
     assert draws.history["loss"].shape == (1, 225)
     assert draws.run.stopped == "until"
     assert any("ended training after 225 of 400 updates" in note for note in draws.run.notes)
-    assert draws.run.evaluations["train"] == [225 * 16 + 3 * 1024, 225 * 16]
+    assert draws.run.evaluations["train"] == [225 * 16 + 3 * 64, 225 * 16]
     means = [mean for *_, mean in asked]
     assert sorted(means) == means
     assert means[0] < 2 < means[2], "draws of what is learned by then, from 0 on the way to 3"

@@ -29,9 +29,17 @@ def test_a_new_schedule_and_a_new_solver_of_one_shape_compile_nothing(compilatio
 def test_evaluations_are_counted_of_whole_batches(batch):
     sampler = DiffusionSampler(s.Heun(), num_steps=10, **batch)
     draws = ppl.sample(sampler, prior(), num_samples=10, progress=False)
-    calls = batch.get("batch_size", 1024) * 19
+    calls = batch.get("batch_size", 16) * 19
     assert draws.num_evaluations[1] == calls
     assert f"0 log-likelihood and {calls:,} denoiser evaluations" in repr(draws)
+
+
+def test_few_draws_cost_few_and_are_the_first_of_many():
+    sampler = DiffusionSampler(s.DDPM(), num_steps=5)
+    few, many = (ppl.sample(sampler, prior(), num_samples=n, progress=False) for n in (20, 1100))
+    assert few.num_evaluations[1] == 32 * 5
+    assert many.num_evaluations[1] == 2 * 1024 * 5
+    np.testing.assert_allclose(few["x"], many["x"][:, :20], atol=1e-5)
 
 
 def test_a_stochastic_solver_is_refused_where_noises_do_not_add_up():

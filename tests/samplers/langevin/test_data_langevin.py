@@ -64,7 +64,7 @@ def test_draws_of_named_rows_and_what_they_cost():
     sampler = DataLangevin(lambda p: jax.tree.map(jnp.negative, p), 0.1, num_steps=7)
     draws = ppl.sample(sampler, ppl.from_samples(rows), num_samples=30, progress=False)
     assert draws["b"].shape == (1, 30, 2)
-    assert draws.num_evaluations == (0, 7 * sampler.batch_size)
+    assert draws.num_evaluations == (0, 7 * 32)
 
 
 def test_a_path_that_explodes_stops_where_it_was_finite():
