@@ -48,7 +48,8 @@ from ppl.weights import Estimate
 from samplers.mcmc.hmc import HMC
 from samplers.mcmc.windows import flag
 from samplers.smc.along_path import check_move, check_path
-from samplers.smc.path import Path, as_reference, as_schedule, next_inverse_temperature
+from samplers.smc.moves import densities_of, plain_states
+from samplers.smc.path import Known, Path, as_reference, as_schedule, next_inverse_temperature
 from samplers.smc.stepping_stones import SteppingStones, stepping_stones
 
 POWER = 4  # of the ladder that nothing is known about: dense near 0
@@ -63,16 +64,18 @@ each = eqx.filter_vmap  # over rungs: the leading axis of all arrays
 class ParallelTemperingState(NamedTuple):
     """The state at b = 1 with its log-density (nats), and what the next scan needs.
 
-    ``positions`` are those of the rungs above the reference, ``moved`` the states of their kernels
-    after the moves, before states were exchanged; ``log_ratios`` is V by then, of all rungs (at
-    the start, V of as many draws of the reference). ``legs`` says where each rung's state is on its
-    way: 1, it comes from the reference; 2, from the target, and from the reference before that; 0,
-    from neither.
+    ``positions`` are those of the rungs above the reference, which carry ``known`` with them: V and
+    its like, so that no density is asked for anew at another temperature. ``moved`` holds the
+    states of their kernels after the moves, before states were exchanged; ``log_ratios`` is V by
+    then, of all rungs (at the start, V of as many draws of the reference). ``legs`` says where each
+    rung's state is on its way: 1, it comes from the reference; 2, from the target, and from the
+    reference before that; 0, from neither.
     """
 
     position: PyTree
     log_density: Float[Array, ""]
     positions: PyTree
+    known: Known
     moved: Any
     log_ratios: Float[Array, " rung"]
     legs: Int[Array, " rung"]
@@ -237,15 +240,17 @@ class ParallelTempering(MarkovKernel):
     ) -> ParallelTemperingState:
         path, num_rungs = Path(target, self.reference), len(self.ladder)
         key_reference, key_init = random.split(rng_key)
-        positions = jax.tree.map(
-            lambda x: jnp.broadcast_to(x, (num_rungs - 1, *jnp.shape(x))), position
+        one = jax.tree.map(lambda x: jnp.asarray(x)[None], position)
+        positions, known = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (num_rungs - 1, *x.shape[1:])),
+            (one, path.known(one, self.moves)),
         )
+        moved = self._begin(key_init, path, positions, known)
         log_ratios = path.log_ratios(path.sample(key_reference, num_rungs))
-        log_reference, log_ratio = path.log_parts(position)
         legs = jnp.zeros(num_rungs, jnp.int32).at[0].set(1)
         return ParallelTemperingState(
-            position, log_reference + log_ratio, positions,
-            self._begin(key_init, path, positions), log_ratios, legs, jnp.int32(0), jnp.int32(0),
+            position, known.log_density[-1], positions, known, moved, log_ratios, legs,
+            jnp.int32(0), jnp.int32(0),
         )  # fmt: skip
 
     def step(
@@ -273,30 +278,37 @@ class ParallelTempering(MarkovKernel):
         key_reference, key_begin, key_move, key_swap = random.split(rng_key, 4)
 
         # States have been exchanged: density and gradient are those of another temperature.
-        moved = self._begin(key_begin, path, state.positions)
+        moved = self._begin(key_begin, path, state.positions, state.known)
         moved, infos, spent = self._move(key_move, path, moved)
         fresh = path.sample(key_reference, 1)
-        positions = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), fresh, moved.position)
-        log_references, log_ratios = jax.vmap(path.log_parts)(positions)
-        log_ratios = weights.clean(log_ratios)
+        positions, known = jax.tree.map(
+            lambda x, y: jnp.concatenate([x, y]),
+            (fresh, path.known(fresh, self.moves)), (moved.position, self._known(path, moved)),
+        )  # fmt: skip
+        log_ratios = weights.clean(known.log_ratio)
 
         order = exchange(key_swap, log_ratios, self.ladder, state.scan)
-        positions = jax.tree.map(lambda x: x[order], positions)
+        positions, known = jax.tree.map(lambda x: x[order], (positions, known))
         legs = state.legs[order]
         returned = legs[0] == 2
         legs = legs.at[0].set(1).at[-1].set(jnp.where(legs[-1] == 1, 2, legs[-1]))
 
-        gradients = num_rungs - 1 if "gradient" in self.moves.needs else 0
+        uses_gradient = int("gradient" in self.moves.needs)
+        if self.moves.plain_state is None:
+            begun = jnp.array([num_rungs - 1, (num_rungs - 1) * uses_gradient], jnp.int32)
+            asked, first = begun + jnp.array([num_rungs, 0]), begun + jnp.array([num_rungs + 1, 0])
+        else:  # of the draw of the reference alone; at the start, of one position
+            asked = jnp.array([1, uses_gradient], jnp.int32)
+            first = asked + jnp.array([num_rungs, 0])
         # The driver counts steps, so the first one pays for the start.
-        start = jnp.array([2 * num_rungs, gradients], jnp.int32) * (state.scan == 0)
-        spent += start + jnp.array([2 * num_rungs - 1, gradients], jnp.int32)
-        last = order[-1]
+        spent = (spent + asked + first * (state.scan == 0)).astype(jnp.int32)
         rates = getattr(infos, "acceptance_rate", jnp.ones(num_rungs - 1, log_ratios.dtype))
         diverging = getattr(infos, "diverging", jnp.zeros(num_rungs - 1, bool))
         after = ParallelTemperingState(
             jax.tree.map(lambda x: x[-1], positions),
-            log_references[last] + log_ratios[last],
+            known.log_density[-1],
             jax.tree.map(lambda x: x[1:], positions),
+            jax.tree.map(lambda x: x[1:], known),
             moved,
             log_ratios,
             legs,
@@ -313,12 +325,23 @@ class ParallelTempering(MarkovKernel):
             num_evaluations=spent,
         )
 
-    def _begin(self, rng_key: PRNGKeyArray, path: Path, positions: PyTree) -> Any:
+    def _begin(self, rng_key: PRNGKeyArray, path: Path, positions: PyTree, known: Known) -> Any:
+        """States of the kernels at these positions."""
+        if self.moves.plain_state is not None:
+            return plain_states(self.moves, positions, jax.vmap(Known.at)(known, self.ladder[1:]))
+
         def one(key: PRNGKeyArray, move: Any, b: Array, position: Position) -> Any:
             return move.init(key, path.at(b), position)
 
         keys = random.split(rng_key, len(self.ladder) - 1)
         return each(one)(keys, self.moves, self.ladder[1:], positions)
+
+    def _known(self, path: Path, moved: Any) -> Known:
+        """V and its like, where the moves have led."""
+        densities = densities_of(self.moves, moved)
+        if densities is None:
+            return path.known(moved.position, self.moves)
+        return path.known_from(moved.position, self.ladder[1:], *densities)
 
     def _move(
         self, rng_key: PRNGKeyArray, path: Path, states: Any

@@ -137,7 +137,7 @@ def move(
     k, states, arrays, jump, rate, evaluations, diverging, _ = lax.while_loop(
         lambda carry: goes_on(carry[0], carry[-1]), body, carry
     )
-    positions, densities = together((states.position, _densities(rest, states)), n)
+    positions, densities = together((states.position, densities_of(rest, states)), n)
     return Moved(positions, in_one(arrays, rest), k, rate, jump, diverging, evaluations, densities)
 
 
@@ -167,14 +167,14 @@ def chains(
         others, log_weights, known = cloud
         watched = ()
         if known is not None:
-            watched = jax.vmap(kernel.watch)(_plain(rest, others, known))
+            watched = jax.vmap(kernel.watch)(plain_states(rest, others, known))
         others, watched = apart((others, watched), halves)
         log_weights = weights_apart(log_weights, halves)
         return crossed(arrays, rest, others, log_weights, info, watched, **options)
 
     arrays = tuned(arrays, None)
     states, spent = _started(rng_key, arrays, rest, target, positions, n, apart(densities, halves))
-    begun = begun, together(_densities(rest, states), n)
+    begun = begun, together(densities_of(rest, states), n)
     start = flat(begun[0])
     shares = jnp.full(n, 1 / n, start.dtype)
 
@@ -185,7 +185,7 @@ def chains(
         arrays, info = tuned(arrays, info, scalars_only=True), together(info, n)
         evaluations = jnp.sum(info.num_evaluations, axis=0, dtype=jnp.int32)
         seen = (_mean_rate(info, shares), _num_diverging(info), evaluations)
-        return (states, arrays), (together((states.position, _densities(rest, states)), n), *seen)
+        return (states, arrays), (together((states.position, densities_of(rest, states)), n), *seen)
 
     (last, arrays), (later, rates, diverging, evaluations) = lax.scan(
         body, (states, arrays), jnp.arange(length - 1)
@@ -364,7 +364,7 @@ def _started(
 ) -> tuple[Any, Int[Array, "2"]]:
     """States of the kernels at these positions, and what they cost."""
     if densities is not None:
-        return _plain(rest, positions, densities), jnp.zeros(2, jnp.int32)
+        return plain_states(rest, positions, densities), jnp.zeros(2, jnp.int32)
     halves, m = jax.tree.leaves(positions)[0].shape[:2]
 
     def one(arrays: PyTree, keys: Any, positions: Position) -> Any:
@@ -391,14 +391,14 @@ def _step(
     return _each_half(one, arrays, keys, states)
 
 
-def _plain(rest: PyTree, positions: PyTree, densities: tuple[Array, PyTree]) -> Any:
+def plain_states(rest: PyTree, positions: PyTree, densities: tuple[Array, PyTree]) -> Any:
     """Plain states at these positions."""
     log_densities, gradients = densities
     known = (log_densities,) if gradients is None else (log_densities, gradients)
     return rest.plain_state(positions, *known)
 
 
-def _densities(rest: PyTree, states: Any) -> tuple[Array, PyTree] | None:
+def densities_of(rest: PyTree, states: Any) -> tuple[Array, PyTree] | None:
     """Log-densities and gradients of plain states."""
     if rest.plain_state is None:
         return None

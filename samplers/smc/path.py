@@ -30,17 +30,21 @@ MAX_BISECTIONS = 60
 class Known(NamedTuple):
     """The path at one position or at many: V, and what makes of it the density of any pi_b.
 
-    ``log_reference`` and ``slopes``, the gradients of log r and of V, are there for moves that can
-    do with them (`MarkovKernel.plain_state`), else None.
+    ``slopes``, the gradients of log r and of V, are there for moves that can do with them
+    (`MarkovKernel.plain_state`), else None.
     """
 
     log_ratio: Float[Array, "*n"]
-    log_reference: Float[Array, "*n"] | None = None
+    log_reference: Float[Array, "*n"]
     slopes: tuple[PyTree, PyTree] | None = None
+
+    @property
+    def log_density(self) -> Float[Array, "*n"]:
+        """That of the target."""
+        return self.log_reference + self.log_ratio
 
     def at(self, b: Float[Array, ""]) -> tuple[Float[Array, "*n"], PyTree]:
         """Log pi_b and its gradient, or None: no evaluation is needed."""
-        assert self.log_reference is not None, "for moves of plain states alone"
         log_density = self.log_reference + b * self.log_ratio
         if self.slopes is None:
             return log_density, None
@@ -87,9 +91,7 @@ class Path(eqx.Module):
 
     def known(self, positions: Position, move: MarkovKernel) -> Known:
         """What a move by this kernel can start from, at each of many positions."""
-        if move.plain_state is None:
-            return Known(self.log_ratios(positions))
-        if "gradient" not in move.needs:
+        if move.plain_state is None or "gradient" not in move.needs:
             log_references, log_ratios = jax.vmap(self.log_parts)(positions)
             return Known(log_ratios, log_references)
 
@@ -101,14 +103,14 @@ class Path(eqx.Module):
         return jax.vmap(one)(positions)
 
     def known_from(
-        self, positions: Position, b: Float[Array, ""], log_densities: Array, gradients: PyTree
+        self, positions: Position, b: Float[Array, "*n"], log_densities: Array, gradients: PyTree
     ) -> Known:
-        """The same, from log pi_b and its gradient: at the price of r alone.
+        """The same, from log pi_b and its gradient, b one for all or one for each: r is the price.
 
         Rounding is that of log pi_b in units of b, as seen from any pi_b.
         """
 
-        def one(position: Position, log_density: Array, gradient: PyTree) -> Known:
+        def one(position: Position, b: Array, log_density: Array, gradient: PyTree) -> Known:
             # A density of zero is that of the target: r has been there.
             def log_ratio(log_reference: Array) -> Array:
                 return jnp.where(
@@ -122,7 +124,8 @@ class Path(eqx.Module):
             rest = jax.tree.map(lambda g, r: (g - r) / b, gradient, slope)
             return Known(log_ratio(log_reference), log_reference, (slope, rest))
 
-        return jax.vmap(one)(positions, log_densities, gradients)
+        bs = jnp.broadcast_to(b, log_densities.shape)
+        return jax.vmap(one)(positions, bs, log_densities, gradients)
 
     def at(self, inverse_temperature: Float[Array, ""]) -> "Rung":
         """Return pi_b as a target."""

@@ -349,11 +349,11 @@ def test_evaluations_are_counted_and_new_data_compile_nothing(compilations):
     sampler = ParallelTempering(num_temperatures=4, move=MALA())
     sizes = {"num_samples": 200, "num_warmup": 100, "num_chains": 2, "progress": False}
     draws = ppl.sample(sampler, GAUSSIAN, 0, **sizes)
-    # Each scan: three kernels begin and move, four ratios; the first one pays for the start.
+    # Each scan: three kernels move, a draw of the reference; the first one pays for the start.
     density, gradient = draws.run.evaluations["sample"]
-    assert (density, gradient) == (2 * 200 * (3 + 3 + 4), 2 * 200 * (3 + 3))
+    assert (density, gradient) == (2 * 200 * (3 + 1), 2 * 200 * (3 + 1))
     density, gradient = draws.run.evaluations["warmup"]
-    assert (density, gradient) == (2 * (100 * 10 + 8), 2 * (100 * 6 + 3))
+    assert (density, gradient) == (2 * (100 * 4 + 5), 2 * (100 * 4 + 1))
     other = ppl.posterior(PRIOR, log_likelihood, -1.0)
     with compilations() as count:
         found = ppl.sample(sampler, other, 0, **sizes)
@@ -361,7 +361,7 @@ def test_evaluations_are_counted_and_new_data_compile_nothing(compilations):
     assert not [name for name in count.compiled if "chunk" in name]
     assert abs(found["x"].mean() - -1 / (1 + NOISE)) < 0.2
     # Going on costs two scans a rung before the first draw.
-    assert more.run.evaluations["sample"][0] == 2 * ((200 + 2 * 4) * 10 + 8)
+    assert more.run.evaluations["sample"][0] == 2 * ((200 + 2 * 4) * 4 + 5)
 
 
 @pytest.mark.usefixtures("unoptimized")
