@@ -1,14 +1,17 @@
 """Controlled Monte Carlo diffusions (CMCD): annealed Langevin with a learned drift beside it.
 
     log pi_b = (1 - b) log N(x; 0, s^2 I) + b log R(x),    0 = b_0 < b_1 < .. < b_N = 1
-    P_F(x' | x) = N(x + h_n (grad log pi_b_n(x) + u_n(x)), 2 h_n I)                 ([1], eq. 23)
-    P_B(x | x') = N(x' + h_n (grad log pi_b_n+1(x') - u_n+1(x')), 2 h_n I)
+    P_F(x' | x) = N(x + h_n (g_n(x) + u_n(x)), 2 h_n I)                             ([1], eq. 23)
+    P_B(x | x') = N(x' + h_n (g_n+1(x') - u_n+1(x')), 2 h_n I)
+    g_n = f / sqrt(1 + h_n f^2),   f = grad log pi_b_n, by coordinate
 
-With u = 0 these are unadjusted Langevin steps along the path of pi_b, forward and backward, and w
-is the work of annealed importance sampling by them; the optimal u carries pi_b along, so that the
-law of x_n is pi_b_n at every n and all weights are alike. Learned are u, the grid of b and the
-lengths of the steps. Trained on reverse KL, which differentiates the gradient of the target, or on
-the log-variance, ``objective=VarGrad()``. Draws are asymptotically exact and their mean weight is
+No step along the gradient is longer than sqrt(h_n): where a mode is narrower than the step, the
+plain gradient would throw paths out (`samplers.trajectory.control`). With u = 0 these are
+unadjusted Langevin steps along the path of pi_b, forward and backward, and w is the work of
+annealed importance sampling by them; the optimal u carries pi_b along, so that the law of x_n is
+pi_b_n at every n and all weights are alike. Learned are u, the grid of b and the lengths of the
+steps. Trained on reverse KL, which differentiates the gradient of the target, or on the
+log-variance, ``objective=VarGrad()``. Draws are asymptotically exact and their mean weight is
 unbiased for Z, at any number of steps.
 
 References
@@ -28,7 +31,7 @@ from jax import random
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ppl.sampler import positive
-from samplers.trajectory.control import Control
+from samplers.trajectory.control import Control, tamed
 from samplers.trajectory.kernels import Kernels, Law, Look, Reward
 from samplers.trajectory.sampler import PathSampler
 
@@ -71,11 +74,11 @@ class AnnealedLangevin(Kernels):
         return self.learned(x / self.scale, t, None) / self.scale
 
     def forward(self, n: Int[Array, ""], x: Float[Array, " d"], u: Any, look: Look | None) -> Law:
-        drift = self._gradient(n, x, look) + u
+        drift = self._gradient(n, n, x, look) + u
         return Law(x + self.length[n] * drift, jnp.sqrt(2 * self.length[n]))
 
     def backward(self, n: Int[Array, ""], x: Float[Array, " d"], u: Any, look: Look | None) -> Law:
-        drift = self._gradient(n + 1, x, look) - u
+        drift = self._gradient(n, n + 1, x, look) - u
         return Law(x + self.length[n] * drift, jnp.sqrt(2 * self.length[n]))
 
     def log_reference(
@@ -93,13 +96,13 @@ class AnnealedLangevin(Kernels):
         return (1 - b) * self.log_start(x) + end
 
     def _gradient(
-        self, n: Int[Array, ""], x: Float[Array, " d"], look: Look | None
+        self, step: Int[Array, ""], n: Int[Array, ""], x: Float[Array, " d"], look: Look | None
     ) -> Float[Array, " d"]:
-        """Gradient of log pi_b."""
+        """Gradient of log pi_b of the n-th state, no longer than a step of this length bears."""
         assert look is not None
         assert look.gradient is not None
         b = self.inverse_temperature[n]
-        return b * look.gradient - (1 - b) * x / self.scale**2
+        return tamed(b * look.gradient - (1 - b) * x / self.scale**2, self.length[step])
 
 
 class CMCD(PathSampler):
@@ -117,7 +120,8 @@ class CMCD(PathSampler):
 
     Differences from the paper
     --------------------------
-    The reference is not learned. The lengths are multiples of one shape.
+    The reference is not learned. The lengths are multiples of one shape. The paper's steps go by
+    the plain gradient.
     """
 
     scale: Float[Array, ""] = positive("scale", default=2.0)

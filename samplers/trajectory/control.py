@@ -1,15 +1,31 @@
 """What diffusion samplers learn: a control, the target's gradient among what it sees.
 
-    u(x, t) = clip(A(x / s, t) + b(t) grad log R(x), 10^4)                     ([1], equation 15)
+    u(x, t) = clip(A(x / s, t) + b(t) f / sqrt(1 + r f^2), 10^4)               ([1], equation 15)
 
-A is a network that begins as zero, b a function of time that begins as a constant; the gradient is
-clipped and no gradient of the loss goes through it. Without the second term (``b`` None) the target
-is seen at the ends of paths only.
+A is a network that begins as zero, b a function of time that begins as a constant; no gradient of
+the loss goes through f, which is s times the gradient of log R / N(0, s^2 I), by coordinate.
+Without the second term (``b`` None) the target is seen at the ends of paths only.
+
+r is the variance of the noise that is still to come, in units of s^2. The optimal u is f where r is
+zero. Before that it is the mean of what has still to be added to x, over s r, and by Jensen's
+inequality
+
+    E u^2 <= 1 / r,    by coordinate, along paths to a target whose second moment is at most s^2
+
+The gradient knows nothing of this: it grows as a mode gets narrow, and in steps that are longer
+than the mode is wide it throws a path out, farther each time. Divided by the root it is never
+longer than 1 / sqrt(r), moves a path by 2 s at most in all, and is nearly the optimal u of a single
+mode of variance sigma^2, -x / (sigma^2 + r): with f = -x / sigma^2, at an x^2 of sigma^2 + r, it is
+-x / sqrt(sigma^4 + r sigma^2 + r^2). So weights are finite before anything is learned, however
+narrow the modes. The authors of [2] clip the gradient at 100, as `Reward` does, and begin with a b
+of 0.01, with which the target has first to be found.
 
 References
 ----------
 .. [1] Zhang and Chen, "Path integral sampler: a stochastic control approach for sampling", ICLR
    2022, arXiv:2111.15141.
+.. [2] Sendera et al., "Improved off-policy training of diffusion samplers", NeurIPS 2024,
+   arXiv:2402.05098. Langevin parametrization.
 """
 
 from functools import partial
@@ -42,6 +58,17 @@ class Gain(eqx.Module):
         return self.constant + jnp.vdot(self.waves, jnp.stack([jnp.sin(angle), jnp.cos(angle)]))
 
 
+def tamed(gradient: Float[Array, " d"], variance: Float[Array, ""]) -> Float[Array, " d"]:
+    """No coordinate is longer than 1 / sqrt(variance); short ones are what they were."""
+    return gradient / jnp.sqrt(1 + variance * gradient**2)
+
+
+def to_the_end(rates: Float[Array, " N"]) -> Float[Array, " states"]:
+    """Of a state that shrinks by exp(-rate) a step, the share that is left in the end."""
+    left = jnp.cumsum(rates[::-1])[::-1]
+    return jnp.exp(-jnp.append(left, jnp.zeros((), rates.dtype)))
+
+
 class Control(eqx.Module):
     """The u above."""
 
@@ -55,10 +82,10 @@ class Control(eqx.Module):
         self.gain = None if first is None else Gain(first, dtype)
 
     def __call__(
-        self, x: Float[Array, " d"], t: Float[Array, ""], gradient: Float[Array, " d"] | None
+        self, x: Float[Array, " d"], t: Float[Array, ""], push: Float[Array, " d"] | None
     ) -> Float[Array, " d"]:
-        """``x`` in units of the reference."""
+        """``x`` in units of the reference; ``push`` is the tamed gradient."""
         u = self.network(x, t)
-        if self.gain is not None and gradient is not None:
-            u = u + self.gain(t) * lax.stop_gradient(gradient)
+        if self.gain is not None and push is not None:
+            u = u + self.gain(t) * lax.stop_gradient(push)
         return jnp.clip(u, -LARGEST, LARGEST)

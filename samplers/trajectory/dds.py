@@ -23,19 +23,23 @@ from jax import random
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ppl.sampler import positive
-from samplers.trajectory.control import Control
+from samplers.trajectory.control import Control, tamed, to_the_end
 from samplers.trajectory.kernels import Kernels, Law, Look, Reward
 from samplers.trajectory.sampler import PathSampler
 
 
 class OrnsteinUhlenbeck(Kernels):
-    """Steps of the stationary process, controlled forward."""
+    """Steps of the stationary process, controlled forward.
+
+    ``kept`` is the share of a state that is left at the end.
+    """
 
     reward: Reward
     learned: Control
     scale: Float[Array, ""]
     shrink: Float[Array, " N"]
     sd: Float[Array, " N"]
+    kept: Float[Array, " states"]
     guided: bool = eqx.field(static=True)
 
     @property
@@ -54,11 +58,11 @@ class OrnsteinUhlenbeck(Kernels):
         self, n: Int[Array, ""], x: Float[Array, " d"], look: Look | None
     ) -> Float[Array, " d"]:
         t = n.astype(x.dtype) / self.num_steps
-        gradient = None
+        push = None
         if look is not None and look.gradient is not None:
-            # Against that of the reference; at the source there is nothing to tell yet.
-            gradient = t * (self.scale * look.gradient + x / self.scale)
-        return self.learned(x / self.scale, t, gradient)
+            kept = self.kept[n]
+            push = kept * tamed(self.scale * look.gradient + x / self.scale, 1 - kept**2)
+        return self.learned(x / self.scale, t, push)
 
     def forward(self, n: Int[Array, ""], x: Float[Array, " d"], u: Any, look: Look | None) -> Law:
         drift = self.scale * self.sd[n] ** 2 * u
@@ -86,7 +90,8 @@ class DDS(PathSampler):
     Differences from the paper
     --------------------------
     The paper takes b_n^2 = c p_n, which may exceed 1 for few steps. The control sees the gradient
-    against the reference's, times t. The paper has a variant with momentum, which is not here.
+    against the reference's, shortened by the noise to come (`samplers.trajectory.control`). The
+    paper has a variant with momentum, which is not here.
     """
 
     scale: Float[Array, ""] = positive("scale", default=2.0)
@@ -104,5 +109,6 @@ class DDS(PathSampler):
         shrink, sd = jnp.exp(-times / 2), jnp.sqrt(-jnp.expm1(-times))
         scale = self.scale.astype(dtype)
         return OrnsteinUhlenbeck(  # pyright: ignore[reportCallIssue]
-            reward=reward, learned=learned, scale=scale, shrink=shrink, sd=sd, guided=self.guided
-        )
+            reward=reward, learned=learned, scale=scale, shrink=shrink, sd=sd,
+            kept=to_the_end(times / 2), guided=self.guided,
+        )  # fmt: skip

@@ -28,18 +28,22 @@ from jax import random
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ppl.sampler import positive
-from samplers.trajectory.control import Control
+from samplers.trajectory.control import Control, tamed, to_the_end
 from samplers.trajectory.kernels import Kernels, Law, Look, Reward
 from samplers.trajectory.sampler import PathSampler
 
 
 class VariancePreserving(Kernels):
-    """Euler steps of both equations; ``rate`` is h b at the start of each step."""
+    """Euler steps of both equations; ``rate`` is h b at the start of each step.
+
+    ``kept`` is the share of a state that is left at the end, in continuous time.
+    """
 
     reward: Reward
     learned: Control
     scale: Float[Array, ""]
     rate: Float[Array, " N"]
+    kept: Float[Array, " states"]
     guided: bool = eqx.field(static=True)
 
     @property
@@ -59,10 +63,11 @@ class VariancePreserving(Kernels):
     ) -> Float[Array, " d"]:
         """S times the score: that of the reference at first, that of the target at last."""
         t = n.astype(x.dtype) / self.num_steps
-        gradient = None
+        push = None
         if look is not None and look.gradient is not None:
-            gradient = t * (self.scale * look.gradient + x / self.scale)
-        return self.learned(x / self.scale, t, gradient) - x / self.scale
+            kept = self.kept[n]
+            push = kept * tamed(self.scale * look.gradient + x / self.scale, 1 - kept**2)
+        return self.learned(x / self.scale, t, push) - x / self.scale
 
     def forward(self, n: Int[Array, ""], x: Float[Array, " d"], u: Any, look: Look | None) -> Law:
         # g u h with u = g score and g^2 = 2 s^2 b.
@@ -112,5 +117,6 @@ class DIS(PathSampler):
         rate = (slow + (fast - slow) * jnp.cos(0.5 * jnp.pi * t) ** 2) / self.num_steps
         scale = self.scale.astype(dtype)
         return VariancePreserving(  # pyright: ignore[reportCallIssue]
-            reward=reward, learned=learned, scale=scale, rate=rate, guided=self.guided
-        )
+            reward=reward, learned=learned, scale=scale, rate=rate, kept=to_the_end(rate),
+            guided=self.guided,
+        )  # fmt: skip

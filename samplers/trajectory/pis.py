@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ppl.sampler import positive
-from samplers.trajectory.control import Control
+from samplers.trajectory.control import Control, tamed
 from samplers.trajectory.kernels import Kernels, Law, Look, Reward
 from samplers.trajectory.sampler import PathSampler
 
@@ -60,9 +60,11 @@ class Bridge(Kernels):
     def control(
         self, n: Int[Array, ""], x: Float[Array, " d"], look: Look | None
     ) -> Float[Array, " d"]:
-        gradient = None if look is None or look.gradient is None else self.scale * look.gradient
         t = jnp.asarray(n).astype(x.dtype) / self.num_steps
-        return self.learned(x / self.scale, t, gradient)
+        push = None
+        if look is not None and look.gradient is not None:
+            push = tamed(self.scale * look.gradient + x / self.scale, 1 - self.shares[n])
+        return self.learned(x / self.scale, t, push)
 
     def forward(self, n: Int[Array, ""], x: Float[Array, " d"], u: Any, look: Look | None) -> Law:
         step = self.shares[n + 1] - self.shares[n]
@@ -101,7 +103,8 @@ class PIS(PathSampler):
     --------------------------
     The paper's weight is Girsanov's, with a discretization error; ours is the ratio of the kernels
     of the steps. Its gain on the gradient begins at 0.01 and ours at 1, where the control is right
-    at t = 1 but for the reference's share.
+    at t = 1; before that the gradient is shortened (`samplers.trajectory.control`), and it is that
+    of R against the reference.
     """
 
     scale: Float[Array, ""] = positive("scale", default=2.0)

@@ -149,7 +149,8 @@ class SCLD(LearnedSampler):
     Differences from the paper
     --------------------------
     One step of MALA after each segment, with the step size of the diffusion, in place of HMC with
-    ten leapfrog steps. No replay buffer, and no learned reference. Resampling is stratified.
+    ten leapfrog steps. No replay buffer, and no learned reference. Resampling is stratified. Steps
+    go by the shortened gradient of `samplers.CMCD`.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"log_density", "gradient"})

@@ -12,10 +12,12 @@ from jax import random
 from jax.flatten_util import ravel_pytree
 from scipy.special import expit
 
+from models.targets.benchmark_mixtures import gmm25
 from models.targets.gaussian_mixture import GaussianMixture
 from samplers.networks import MLP
-from samplers.trajectory import objectives
+from samplers.trajectory import cmcd, dds, dis, objectives, pis
 from samplers.trajectory.cmcd import CMCD
+from samplers.trajectory.control import tamed, to_the_end
 from samplers.trajectory.dds import DDS
 from samplers.trajectory.dis import DIS
 from samplers.trajectory.kernels import (
@@ -118,6 +120,63 @@ def test_paths_begin_and_end_where_they_should(made):
     if is_point:
         np.testing.assert_array_equal(back.states[0], 0)
         np.testing.assert_array_equal(scores.log_pb[0], 0)
+
+
+# Before anything is learned ------------------------------------------------------------------
+
+
+def untrained_weights(make):
+    """Of 500 paths to 25 modes, thirteen times as narrow as the reference, against log Z."""
+    sampler, target = make(scale=7.5, network=TINY), gmm25()
+    kernels = kernels_of(sampler, sampler.first(random.key(0), 2, jnp.float32), target)
+    scores = eqx.filter_jit(lambda k: forward_paths(random.key(1), k, 500)[1])(kernels)
+    return np.asarray(log_weights(scores)) - float(target.log_normalizer)
+
+
+def evidence(w):
+    return np.logaddexp.reduce(w) - np.log(w.size)
+
+
+@pytest.mark.parametrize("make", [PIS, DDS, DIS, CMCD])
+def test_weights_are_finite_before_training_where_modes_are_narrow(make):
+    w = untrained_weights(make)
+    assert w.mean() > -15
+    assert abs(evidence(w)) < 3
+
+
+@pytest.mark.parametrize(
+    ("make", "module", "least"),
+    [
+        (PIS, pis, 500),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [(DDS, dds, 5000), (DIS, dis, 5000), (CMCD, cmcd, 5)]
+        ),
+    ],
+)
+def test_by_the_plain_gradient_they_are_not(make, module, least, monkeypatch):
+    monkeypatch.setattr(module, "tamed", lambda gradient, variance: gradient)
+    w = untrained_weights(make)
+    assert w.mean() < -50
+    assert evidence(w) < -least
+
+
+def test_a_shortened_gradient_is_nearly_the_control_of_one_mode():
+    """Nearly: within 16 %, at typical points; and never longer than the noise to come allows."""
+    left, variance = jnp.linspace(0.0, 1.0, 11), jnp.geomspace(1e-4, 1.0, 9)
+    x = jnp.sqrt(variance + left[:, None])
+    push = np.asarray(jax.vmap(tamed)(-x / variance, left))
+    np.testing.assert_allclose(push[0], (-x / variance)[0], rtol=1e-6)
+    ratio = push * -(variance + left[:, None]) / x
+    assert ratio.min() > 1 - 1e-5
+    assert ratio.max() < 2 / 3**0.5 + 1e-5
+    assert np.all(np.abs(push[1:]) < 1 / np.sqrt(left[1:, None]) * (1 + 1e-6))
+
+
+def test_of_a_state_that_shrinks_the_rest_is_kept():
+    np.testing.assert_allclose(
+        to_the_end(jnp.array([1.0, 2.0, 4.0])), np.exp([-7.0, -6.0, -4.0, 0.0]), rtol=1e-6
+    )
 
 
 @pytest.fixture(scope="module")
