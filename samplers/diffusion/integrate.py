@@ -93,16 +93,17 @@ def advance(
 ) -> State:
     """The state after the row, a draw from N(mean, S S')."""
     after = mean(state, denoised, row)
-    return after._replace(registers=_noisy(rng_key, after.registers, row))
+    key = random.fold_in(rng_key, row.index)
+    return after._replace(registers=_noisy(key, after.registers, row))
 
 
 def _noisy(rng_key: PRNGKeyArray, registers: tuple[Array, ...], row: Rows) -> tuple[Array, ...]:
-    """``u + S z``."""
+    """``u + S z``, with the row's own key."""
     num_noises = row.S.shape[-1]
     if num_noises == 0:
         return registers
     x = registers[0]
-    noise = normal(random.fold_in(rng_key, row.index), (num_noises, *x.shape), x.dtype)
+    noise = normal(rng_key, (num_noises, *x.shape), x.dtype)
     return tuple(
         u + sum(row.S[k, m] * noise[m] for m in range(num_noises)) for k, u in enumerate(registers)
     )
@@ -148,48 +149,42 @@ def integrate(
     rule = Plain() if rule is None else rule
     rows = cast(rows, state.x.dtype)
     carry = jax.vmap(rule.init)(state.x)
-    size = len(state.history)
+    size = rows.B.shape[-1]
+    keys = jax.vmap(random.fold_in, (None, 0))(rng_key, rows.index)
 
-    def step(loop: tuple[Any, Any, PyTree], row: Rows) -> tuple[tuple[Any, Any, PyTree], Any]:
-        registers, ring, carry = loop
+    def step(
+        loop: tuple[Any, Any, PyTree], own: tuple[PRNGKeyArray, Rows]
+    ) -> tuple[tuple[Any, Any, PyTree], Any]:
+        (registers, ring, carry), (key, row) = loop, own
         denoised, carry = denoise(denoiser, registers[0], row, carry, rule)
         seen = (registers[0], denoised) if trace else None
-        previous = _at_slot(ring, row.index - 1, size) if row.F.shape[-1] else ()
+        previous = (_at_slot(ring, row.index - 1, size),) if row.F.shape[-1] else ()
         q = _value(registers[0], denoised, previous, row)
-        registers = _noisy(rng_key, _combined(registers, (q, *ring), row), row)
-        if size:
-            # All is read before the oldest value is written over, so that nothing is copied.
-            registers, q, ring = lax.optimization_barrier((registers, q, ring))
+        history = (q,)
+        if size > 1:
+            # Written over the oldest value first, and read then: two passes, and no copy.
             ring = lax.dynamic_update_index_in_dim(ring, q, row.index % size, 0)
+            registers, ring = lax.optimization_barrier((registers, ring))
+            history = tuple(_at_slot(ring, row.index - age, size) for age in range(size))
+        registers = _noisy(key, _combined(registers, history, row), row)
         return (registers, ring, carry), seen
 
     scan = _scan_with_little_memory if remat else lax.scan
-    ring = jnp.stack(state.history) if size else ()
+    ring = jnp.stack((*state.history, jnp.zeros_like(state.x))) if size > 1 else ()
     loop = (state.registers, ring, carry)
-    (registers, ring, carry), seen = scan(step, loop, _by_slot(rows, size))
-    last = len(rows.index) - 1
-    history = tuple(_at_slot(ring, last - k, size)[0] for k in range(size))
+    (registers, ring, carry), seen = scan(step, loop, (keys, rows))
+    history = tuple(_at_slot(ring, rows.index[-1] - age, size) for age in range(size - 1))
     return State(registers, history), carry, seen
 
 
-def _by_slot(rows: Rows, size: int) -> Rows:
-    """Weights of older values in the order of the slots of a ring, row i's in slot ``i % size``."""
-    if not size:
-        return rows
-    index = jnp.arange(len(rows.index))[:, None]
-    age = (index - 1 - jnp.arange(size)) % size  # 0: that of the row before
-    older = jnp.take_along_axis(rows.B[:, :, 1:], age[:, None], axis=2)
-    return rows._replace(B=jnp.concatenate([rows.B[:, :, :1], older], axis=2))
+def _at_slot(ring: Float[Array, "k n ..."], index: Any, size: int) -> Float[Array, "n ..."]:
+    """The value of a row in the history, a ring of ``size`` slots."""
+    return lax.dynamic_index_in_dim(ring, index % size, keepdims=False)
 
 
-def _at_slot(ring: Any, index: Any, size: int) -> tuple[Array, ...]:
-    """The value of a row, or none where no values are kept."""
-    return (lax.dynamic_index_in_dim(ring, index % size, keepdims=False),) if size else ()
-
-
-def _scan_with_little_memory(step: Any, loop: Any, rows: Rows) -> Any:
+def _scan_with_little_memory(step: Any, loop: Any, rows: Any) -> Any:
     """Scan whose gradient remembers the ends of about sqrt(N) pieces, and one piece at a time."""
-    num = len(rows.index)
+    num = len(jax.tree.leaves(rows)[0])
     length = max(1, math.isqrt(num))
     whole = num // length * length
     split = lambda x: x[:whole].reshape(num // length, length, *x.shape[1:])
