@@ -37,6 +37,7 @@ import numpy as np
 from jax import random
 from jaxtyping import PRNGKeyArray
 
+from samplers.diffusion.error_curve import ErrorCurve
 from samplers.diffusion.integrate import integrate
 from samplers.diffusion.paths import NoisePath
 from samplers.diffusion.schedules import LogSNRUniform
@@ -131,19 +132,9 @@ class AlignYourSteps(_Fitted):
         cls, prior: Any, data: Any, rng_key: PRNGKeyArray, *, num_levels: int = 200
     ) -> "AlignYourSteps":
         """Fit to a prior; ``data`` are positions (leading axis) that its denoiser is judged on."""
-        points = jax.vmap(prior.flat)(data)
-        path = prior.path
-        ends = path.log_snr(np.array([path.t_max, path.t_min]))
-        log_snr = np.linspace(ends[0], ends[1], num_levels)
-        noise = prior.noise(rng_key, len(points))
-
-        def error(kappa: Any) -> Any:
-            one = lambda x, z: prior.flat(prior.denoise(prior.position(x + kappa * z), kappa)) - x
-            return jnp.sum(jax.vmap(one)(points, noise) ** 2) / len(points)
-
-        kappas = jnp.asarray(np.exp(-log_snr), points.dtype)
-        mmse = np.asarray(jax.jit(lambda kappas: jax.lax.map(error, kappas))(kappas), np.float64)
-        return cls.of_curve(log_snr, mmse)
+        curve = ErrorCurve.fit(prior, data, rng_key, num_levels=num_levels)
+        size = jax.eval_shape(prior.flat, jax.tree.map(lambda x: x[0], data)).size
+        return cls.of_curve(curve.log_snr, size * curve.mmse)
 
     @classmethod
     def of_curve(cls, log_snr: Any, mmse: Any) -> "AlignYourSteps":

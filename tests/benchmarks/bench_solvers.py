@@ -215,7 +215,7 @@ NARROW, WHOLE = s.EDM(t_min=0.02, t_max=10.0), s.EDM()
 EVEN, INFORMATION = ("LogSNRUniform()", s.LogSNRUniform()), (
     "InformationUniform(4)", s.InformationUniform(4.0),
 )  # fmt: skip
-EDM = ("EDMSchedule()", s.EDMSchedule())
+EDM, ARCTAN = ("EDMSchedule()", s.EDMSchedule()), ("Arctan(0.7)", s.Arctan(0.7))
 SDE_2M, SDE_3M = s.DPMSolverPP(2, tau=1.0), s.DPMSolverPP(3, tau=1.0)
 
 
@@ -232,7 +232,7 @@ TWENTY = dict([
     setting("Restart()", s.Restart(), EVEN),
     setting("Heun(churn=1)", s.Heun(churn=1.0), EDM),
     setting("DDIM(eta=0.5)", s.DDIM(eta=0.5), EVEN),
-    setting("DDIM(eta=0.5)", s.DDIM(eta=0.5), ("Arctan(0.7)", s.Arctan(0.7))),
+    setting("DDIM(eta=0.5)", s.DDIM(eta=0.5), ARCTAN),
     setting("DDPM()", s.DDPM(), EVEN),
 ])  # fmt: skip
 # Which of them do it without being told where to begin and to end.
@@ -243,15 +243,24 @@ TWENTY_ON_ALL = dict([
     setting("DPMSolverPP(3, tau=1)", SDE_3M, INFORMATION),
     setting("SASolver()", s.SASolver(), INFORMATION),
     setting("ERSDE()", s.ERSDE(), EDM),
-    setting("DDIM(eta=0.5)", s.DDIM(eta=0.5), ("Arctan(0.7)", s.Arctan(0.7))),
+    setting("DDIM(eta=0.5)", s.DDIM(eta=0.5), ARCTAN),
     setting("DDPM()", s.DDPM(), EVEN),
 ])  # fmt: skip
+
+
+def analytic(case: Case) -> dict[Any, Any]:
+    """First-order solvers with the variance that the prior's error asks for."""
+    data = jnp.asarray(case.exact(-1))
+    curve = s.ErrorCurve.fit(case.prior, data, random.key(0))
+    named = lambda eta: f"DDIM(eta={eta:g}, variance=curve)"
+    return dict([setting(named(eta), s.DDIM(eta, curve), ARCTAN) for eta in (0.5, 1.0)])
 
 
 def twenty_steps(path: Any, solvers: dict[Any, Any], runs: int) -> dict[Any, np.ndarray]:
     """Distance to the law of three modes, one a run: of each in 20 steps, of DDPM in 100."""
     case = mixture("three modes", THREE, path, 40_000)
     runner = Runner(case)
+    solvers = solvers | analytic(case)
 
     def distances(solver: Any, schedule: Any, num_steps: int) -> np.ndarray:
         found = solver.table(path, schedule, num_steps)
@@ -272,8 +281,8 @@ def twenty_rows() -> Iterator[Row]:
         ("three modes, 20 steps from 80 to 0.002", WHOLE, TWENTY_ON_ALL),
     ):
         for names, values in twenty_steps(path, solvers, 16).items():
-            cost = {"DDPM() in 100": 100, "exact draws": 0}.get(names[0])
-            if cost is None:
+            cost = {"DDPM() in 100": 100, "exact draws": 0}.get(names[0], 20)
+            if names in solvers:
                 solver, schedule = solvers[names]
                 cost = len(solver.table(path, schedule, 20).rows.F)
             yield Row(prior, names[1], names[0], "law", cost, *summary(values))

@@ -30,7 +30,7 @@ def draws():
 
 
 def test_modes_ten_sds_apart_have_their_shares():
-    """Estimates of 512 draws: those of 128 have the share 0.35, a bias as large as the tolerance."""
+    """Estimates of 512 draws; those of 128 have the share 0.35, as far off as the tolerance."""
     draws = ppl.sample(sampler(512), FAR, 0, num_samples=DRAWS, progress=False)
     assert abs(share_of_left(draws) - SHARE) < 0.05
     x = np.asarray(draws["x"])[0]
