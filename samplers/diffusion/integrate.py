@@ -177,7 +177,7 @@ def integrate(
     return State(registers, history), carry, seen
 
 
-def _at_slot(ring: Float[Array, "k n ..."], index: Any, size: int) -> Float[Array, "n ..."]:
+def _at_slot(ring: Any, index: Any, size: int) -> Float[Array, "n ..."]:
     """The value of a row in the history, a ring of ``size`` slots."""
     return lax.dynamic_index_in_dim(ring, index % size, keepdims=False)
 
