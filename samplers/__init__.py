@@ -895,7 +895,7 @@ _METHODS = (
 _IN = "samplers.diffusion.solvers."
 _SOLVERS = (
     Solver("DDIM", "Denoising diffusion implicit models", _IN + "ddim", "arXiv:2010.02502",
-           "1", "1 a step", "eta times DDPM's; with variance=, more", "DDIM()"),
+           "1", "1 a step", "none, or by eta and variance", "DDIM()"),
     Solver("DDPM", "Denoising diffusion probabilistic models", _IN + "ddim", "arXiv:2006.11239",
            "1", "1 a step", "that of the reverse diffusion", "DDPM()"),
     Solver("DPMSolver", "DPM-Solver", _IN + "dpm", "arXiv:2206.00927",
