@@ -36,7 +36,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax, random
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt32
 
 ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 PARITY = 0x1BD11BDA
@@ -66,13 +66,26 @@ def normal(
     return jnp.stack([pairs.real, pairs.imag], axis=1).reshape(-1)[:size].reshape(shape)
 
 
+def fold_each(rng_key: PRNGKeyArray, numbers: Int[Array, " n"]) -> Key[Array, " n"]:
+    """The keys of `jax.random.fold_in`, one for each number, in one program and not in a loop."""
+    if random.key_impl(rng_key) != "threefry2x32":
+        return jax.vmap(random.fold_in, (None, 0))(rng_key, numbers)
+    words = _encrypted(random.key_data(rng_key), numbers.astype(jnp.uint32), rounds=20)
+    return random.wrap_key_data(jnp.stack(words, axis=1), impl="threefry2x32")
+
+
 def _blocks(
     key: UInt32[Array, "2"], n: int, rounds: int = ROUNDS
 ) -> tuple[UInt32[Array, " n"], UInt32[Array, " n"]]:
     """Both words of the blocks 0, 1, ... of a key."""
+    return _encrypted(key, lax.iota(jnp.uint32, n), rounds)
+
+
+def _encrypted(
+    key: UInt32[Array, "2"], counter: UInt32[Array, " n"], rounds: int
+) -> tuple[UInt32[Array, " n"], UInt32[Array, " n"]]:
     schedule = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(PARITY))
-    counter = lax.iota(jnp.uint32, n)
-    a, b = jnp.broadcast_to(schedule[0], n), counter + schedule[1]
+    a, b = jnp.broadcast_to(schedule[0], counter.shape), counter + schedule[1]
     for i in range(rounds):
         by = ROTATIONS[i % 8]
         a = a + b

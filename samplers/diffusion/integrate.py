@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax, random
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ppl.noise import normal
+from ppl.noise import fold_each, normal
 from samplers.diffusion.paths import Level
 from samplers.diffusion.rules import Plain, Rule
 from samplers.diffusion.tables import Rows
@@ -150,36 +150,36 @@ def integrate(
     rows = cast(rows, state.x.dtype)
     carry = jax.vmap(rule.init)(state.x)
     size = rows.B.shape[-1]
-    keys = jax.vmap(random.fold_in, (None, 0))(rng_key, rows.index)
+    keys = fold_each(rng_key, rows.index)
+    slots = (rows.index[:, None] - jnp.arange(size)) % size  # of the history in a ring, by age
 
     def step(
-        loop: tuple[Any, Any, PyTree], own: tuple[PRNGKeyArray, Rows]
+        loop: tuple[Any, Any, PyTree], own: tuple[PRNGKeyArray, Array, Rows]
     ) -> tuple[tuple[Any, Any, PyTree], Any]:
-        (registers, ring, carry), (key, row) = loop, own
+        (registers, ring, carry), (key, slot, row) = loop, own
         denoised, carry = denoise(denoiser, registers[0], row, carry, rule)
         seen = (registers[0], denoised) if trace else None
-        previous = (_at_slot(ring, row.index - 1, size),) if row.F.shape[-1] else ()
+        previous = (_at(ring, slot[1]),) if row.F.shape[-1] else ()
         q = _value(registers[0], denoised, previous, row)
         history = (q,)
         if size > 1:
             # Written over the oldest value first, and read then: two passes, and no copy.
-            ring = lax.dynamic_update_index_in_dim(ring, q, row.index % size, 0)
+            ring = lax.dynamic_update_index_in_dim(ring, q, slot[0], 0)
             registers, ring = lax.optimization_barrier((registers, ring))
-            history = tuple(_at_slot(ring, row.index - age, size) for age in range(size))
+            history = tuple(_at(ring, slot[age]) for age in range(size))
         registers = _noisy(key, _combined(registers, history, row), row)
         return (registers, ring, carry), seen
 
     scan = _scan_with_little_memory if remat else lax.scan
     ring = jnp.stack((*state.history, jnp.zeros_like(state.x))) if size > 1 else ()
     loop = (state.registers, ring, carry)
-    (registers, ring, carry), seen = scan(step, loop, (keys, rows))
-    history = tuple(_at_slot(ring, rows.index[-1] - age, size) for age in range(size - 1))
+    (registers, ring, carry), seen = scan(step, loop, (keys, slots, rows))
+    history = tuple(_at(ring, slots[-1, age]) for age in range(size - 1))
     return State(registers, history), carry, seen
 
 
-def _at_slot(ring: Any, index: Any, size: int) -> Float[Array, "n ..."]:
-    """The value of a row in the history, a ring of ``size`` slots."""
-    return lax.dynamic_index_in_dim(ring, index % size, keepdims=False)
+def _at(ring: Any, slot: Array) -> Float[Array, "n ..."]:
+    return lax.dynamic_index_in_dim(ring, slot, keepdims=False)
 
 
 def _scan_with_little_memory(step: Any, loop: Any, rows: Any) -> Any:

@@ -63,6 +63,13 @@ def test_blocks_are_those_of_the_generator(rounds):
         np.testing.assert_array_equal(jnp.concatenate(words), theirs)
 
 
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_keys_of_many_numbers_are_those_of_jax(impl):
+    key, numbers = random.key(3, impl=impl), jnp.array([0, 1, 7, 2**31 - 1], jnp.int32)
+    expected = [random.key_data(random.fold_in(key, int(n))) for n in numbers]
+    np.testing.assert_array_equal(random.key_data(noise.fold_each(key, numbers)), expected)
+
+
 @pytest.mark.parametrize(("rounds", "mixes"), [(noise.ROUNDS, True), (5, False)])
 def test_a_bit_of_the_counter_or_the_key_changes_half_of_all_bits(rounds, mixes):
     """Each bit of the block, with each bit that is flipped; with 5 rounds some do not."""
