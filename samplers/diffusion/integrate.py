@@ -150,7 +150,7 @@ def integrate(
     rows = cast(rows, state.x.dtype)
     carry = jax.vmap(rule.init)(state.x)
     size = rows.B.shape[-1]
-    keys = fold_each(rng_key, rows.index)
+    keys = fold_each(rng_key, jnp.asarray(rows.index))
     slots = (rows.index[:, None] - jnp.arange(size)) % size  # of the history in a ring, by age
 
     def step(
