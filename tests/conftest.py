@@ -81,10 +81,21 @@ def strict_promotion():
 def unoptimized():
     """Programs are compiled fast and run slowly: for tests that compile much and compute little.
 
+    Those of the module's fixtures too, which its first test builds. Tests marked slow compute much:
+    they are left alone, where a module asks for this as a whole.
+
     What is compiled here stays in JAX's memory under the same key as an optimized program: a test
     that compares two runs to the bit uses this fixture for both or for neither.
     """
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    asked = "unoptimized" in getattr(item, "fixturenames", ())
+    fast = asked and not item.get_closest_marker("slow")
+    jax.config.update("jax_disable_most_optimizations", fast or before)
+    try:
+        return (yield)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)

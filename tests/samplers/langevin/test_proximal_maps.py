@@ -24,7 +24,7 @@ from samplers.langevin.proximal_maps import (
     image_gradient_adjoint,
 )
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "unoptimized")
 
 STEP = 0.7
 CASES = {

@@ -22,6 +22,8 @@ from samplers.mcmc.parallel_tempering import ParallelTempering, next_ladder
 from samplers.mcmc.random_walk import RandomWalk, RandomWalkInfo, RandomWalkState
 from samplers.smc import stepping_stones
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 NUM_CHECKS = 100
 
 
@@ -100,7 +102,6 @@ def test_round_trips_are_as_many_as_the_theory_says(ladder):
     assert abs(observed / expected - 1) < 0.03
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_pairs_chosen_at_random_are_caught(monkeypatch):
     """The reversible scheme: right draws, and far fewer round trips."""
 
@@ -171,7 +172,6 @@ def first_ratios(kernel: Any) -> Any:
     return infos.log_ratios
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_a_warm_run_has_forgotten_its_start_at_every_temperature_and_a_cold_one_has_not():
     kernel = ParallelTempering(move=MOVE, schedule=LADDERS["short"]).resolve(GAUSSIAN)
     precision = 1 + np.array((0, *LADDERS["short"])) / NOISE
@@ -333,7 +333,6 @@ def test_draws_cut_short_have_the_evidence_of_what_is_left(ten):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unoptimized")
 def test_a_stack_of_targets_has_an_evidence_for_each():
     targets = ppl.stack([ppl.posterior(PRIOR, log_likelihood, c) for c in (CENTER, -1.0)])
     sampler = ParallelTempering(num_temperatures=5, move=MALA())
@@ -344,7 +343,6 @@ def test_a_stack_of_targets_has_an_evidence_for_each():
         assert abs(value - truth) < 4.9 * error < 1.0
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_evaluations_are_counted_and_new_data_compile_nothing(compilations):
     sampler = ParallelTempering(num_temperatures=4, move=MALA())
     sizes = {"num_samples": 200, "num_warmup": 100, "num_chains": 2, "progress": False}
@@ -364,7 +362,6 @@ def test_evaluations_are_counted_and_new_data_compile_nothing(compilations):
     assert more.run.evaluations["sample"][0] == 2 * ((200 + 2 * 4) * 4 + 5)
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_a_given_schedule_stays_and_another_start_may_be_given():
     target = ppl.from_log_density(lambda x: -0.5 * jnp.sum((x - 1.5) ** 2), jnp.zeros(2))
     sampler = ParallelTempering(
@@ -380,7 +377,6 @@ def test_a_given_schedule_stays_and_another_start_may_be_given():
     assert draws.sampler.communication(draws.stats).num_scans == 4 * 2 * 999
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_where_the_likelihood_is_nan_no_draw_is():
     def holed(x):
         return jnp.where(x > 1.0, jnp.nan, -0.5 * (x - 0.5) ** 2)

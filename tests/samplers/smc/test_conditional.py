@@ -26,6 +26,8 @@ from samplers.smc import feynman_kac as fk
 from samplers.smc.conditional import ConditionalSMC, conditional_run
 from samplers.smc.resampling import multinomial, systematic
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 NUM_CHECKS = 100
 START = np.array([0.5, 0.3, 0.2])
 MOVE = np.array([[0.7, 0.2, 0.1], [0.3, 0.4, 0.3], [0.2, 0.2, 0.6]])
@@ -178,7 +180,6 @@ def early_moves(ancestor_sampling):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unoptimized")
 def test_ancestor_sampling_moves_what_is_early():
     assert early_moves(ancestor_sampling=True) > 0.2
     assert early_moves(ancestor_sampling=False) < 0.1
@@ -278,7 +279,6 @@ class Deadly(Weighed):
         return CHAIN.log_move(before, particles, row)
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_a_particle_that_is_nan_dies_is_counted_and_is_never_part_of_the_path():
     # In half of the runs the reference itself cannot be; it is left.
     references = jnp.where((jnp.arange(200) % 2)[:, None], jnp.array([0, 2, 2]), 1)
@@ -385,7 +385,6 @@ def walk(scale, y):
     )
 
 
-@pytest.mark.usefixtures("unoptimized")
 @pytest.mark.parametrize("name", ["ConditionalSMC", "ParticleMetropolis"])
 def test_particle_kernels_keep_the_contract(name, compilations):
     """Fields, keys, precision, and no compilation for new data."""

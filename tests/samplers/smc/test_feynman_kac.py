@@ -19,6 +19,8 @@ from ppl import weights
 from samplers.smc import feynman_kac as fk
 from samplers.smc.resampling import SCHEMES
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 NUM_CHECKS = 60
 START = np.array([0.5, 0.3, 0.2])
 MOVE = np.array([[0.7, 0.2, 0.1], [0.3, 0.4, 0.3], [0.2, 0.2, 0.6]])

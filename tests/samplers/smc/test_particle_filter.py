@@ -23,6 +23,8 @@ from samplers.smc.particle_filter import ParticleFilter
 from samplers.smc.resampling import SCHEMES
 from samplers.smc.state_space import Filtering
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 NUM_CHECKS = 100
 Y = simulated(TURNING, 10)
 Y[4] = np.nan
@@ -182,7 +184,6 @@ def test_the_driver_reports_evidence_evaluations_and_times(draws):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unoptimized")
 def test_a_run_of_which_few_ancestors_are_left_says_so():
     model = state_space(TURNING, simulated(TURNING, 200))
     long = ppl.sample(ParticleFilter(num_particles=50), model, progress=False)
@@ -190,7 +191,6 @@ def test_a_run_of_which_few_ancestors_are_left_says_so():
     assert any("fewer than 10 of 50 particles of time 0" in note for note in long.run.notes)
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
     sampler, options = ParticleFilter(num_particles=20), {"num_chains": 2, "progress": False}
     whole = ppl.sample(sampler, MODEL, **options)
@@ -212,7 +212,6 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
     np.testing.assert_array_equal(again.log_weights, whole.log_weights)
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_new_data_and_new_parameters_compile_nothing(compilations):
     sampler = ParticleFilter(num_particles=10)
     ppl.sample(sampler, MODEL, progress=False)
@@ -235,7 +234,6 @@ def normal(log_density):
     )
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_particles_whose_likelihood_is_nan_die_are_counted_and_have_no_children():
     model = normal(lambda x, y: jnp.where(x < 0, jnp.nan, -((x - y) ** 2)))
     draws = ppl.sample(ParticleFilter(num_particles=100), model, progress=False)
@@ -249,7 +247,6 @@ def test_particles_whose_likelihood_is_nan_die_are_counted_and_have_no_children(
     assert any(f"{lost.sum()} weights of particles were NaN" in note for note in draws.run.notes)
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_a_time_that_kills_all_particles_is_named():
     model = normal(lambda x, y: jnp.where(y == 0.2, jnp.nan, 0.0))
     message = (

@@ -23,6 +23,8 @@ from samplers.smc import feynman_kac as fk
 from samplers.smc.path import increments
 from samplers.smc.tempered import TemperedSMC
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 NUM_CHECKS = 60
 
 
@@ -233,7 +235,6 @@ def test_moves_are_counted_anew_where_the_temperature_has_fallen_far(mixture):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unoptimized")
 def test_the_conditional_rule_carries_weights_over_several_temperatures():
     sampler = TemperedSMC(num_particles=512, rule="cess", resample_below=0.5)
     draws = run(sampler, MIXTURE)
@@ -259,7 +260,6 @@ def shifted(x, center):
     return -0.5 * jnp.sum((x - center) ** 2)
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_a_plain_density_starts_from_a_reference_and_any_kernel_moves_it():
     target = ppl.from_log_density(shifted, jnp.zeros(2), 1.5)
     reference = dist.Normal(jnp.zeros(2), 3.0).to_event(1)
@@ -271,7 +271,6 @@ def test_a_plain_density_starts_from_a_reference_and_any_kernel_moves_it():
         np.testing.assert_allclose(estimate, 1.5, atol=0.2)
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_new_data_compile_nothing(compilations):
     sampler = TemperedSMC(num_particles=64)
 
@@ -308,7 +307,6 @@ def counts(y):
         numpyro.sample("y", dist.Uniform(0.0, rate), obs=y)
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_observations_that_kill_every_draw_are_named():
     target = ppl.from_numpyro(counts, jnp.array([0.1, -3.0, 0.2, 900.0]))
     message = (
@@ -319,7 +317,6 @@ def test_observations_that_kill_every_draw_are_named():
         run(TemperedSMC(num_particles=100), target)
 
 
-@pytest.mark.usefixtures("unoptimized")
 @pytest.mark.parametrize("value", [-jnp.inf, jnp.nan])
 def test_a_likelihood_that_is_never_there_is_an_error(value):
     target = ppl.posterior(dist.Normal(0.0, 1.0), lambda x, v: v + 0 * x, float(value))
@@ -328,7 +325,6 @@ def test_a_likelihood_that_is_never_there_is_an_error(value):
         run(TemperedSMC(num_particles=50), target)
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_particles_with_nan_die_are_counted_and_never_copied():
     def holed(x, y):
         return jnp.where(x > 1.0, jnp.nan, -0.5 * (x - y) ** 2)
@@ -452,7 +448,6 @@ def test_weights_that_a_start_drops_are_caught():
     assert share > FROM_DRAWS
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_a_start_all_of_whose_draws_die_is_an_error_that_names_it():
     target = ppl.from_log_density(lambda x: -jnp.inf + 0 * jnp.sum(x), jnp.zeros(2))
     message = r"none of 20 draws of start=Guess\(\.\.\.\) has a weight above 0\. Check that it was"

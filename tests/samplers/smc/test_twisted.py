@@ -18,6 +18,8 @@ from samplers.smc import twisted, twisted_model
 from samplers.smc.twist_network import prefix_network
 from samplers.smc.twisted import TwistedSMC
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 LIMIT = t_limit(40, 500)
 
 # A chain of three states, six long; phi looks at the last one.
@@ -161,7 +163,6 @@ def test_any_draw_of_a_population_is_like_any_other(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unoptimized")
 def test_the_path_of_a_sequence_has_the_weights_of_its_particle():
     for proposal in ("twisted", "base"):
         sampler = fixed(POOR, num_particles=4, proposal=proposal, resample_below=0.0)
@@ -330,7 +331,6 @@ def test_the_network_learns_what_cannot_be_read_off_the_last_token():
 # The door ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_errors_are_those_between_populations():
     """Particles that were resampled are not as many draws."""
     sampler = fixed(POOR, num_particles=64, resample_below=1.0, proposal="base")
@@ -350,7 +350,6 @@ def test_errors_are_those_between_populations():
     assert expected > 1.1 * naive
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_new_rewards_and_new_rates_compile_nothing(compilations):
     ppl.sample(TwistedSMC(num_updates=3), CONSTRAINED, progress=False)
     other = ppl.tilt(ENDING, ones, 0.3, strength=2.0)
@@ -360,7 +359,6 @@ def test_new_rewards_and_new_rates_compile_nothing(compilations):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unoptimized")
 def test_rollouts_of_which_none_is_possible_leave_the_twist_alone():
     impossible = ppl.tilt(ENDING, lambda tokens: -jnp.inf * jnp.any(tokens == 2) - jnp.inf)
     draws = ppl.sample(TwistedSMC(num_updates=2), impossible, num_samples=64, progress=False)
