@@ -11,6 +11,8 @@ from jax import random
 import samplers
 from samplers.networks import _Conv, _doubled, _halved, _pixels, _squares
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 KINDS = {
     "vector": lambda **options: samplers.MLP(random.key(0), (3,), width=16, depth=2, **options),
     "number": lambda **options: samplers.MLP(random.key(0), (), width=16, depth=1, **options),
@@ -46,7 +48,7 @@ def test_what_comes_back_is_like_the_point(kind, double):
 
 
 @pytest.mark.parametrize("kind", ["vector", "8x8"])
-def test_point_time_and_class_matter_once_it_has_left_zero(kind, unoptimized):
+def test_point_time_and_class_matter_once_it_has_left_zero(kind):
     network = made(kind, num_classes=2)
     x = random.normal(random.key(2), network.shape)
     call = eqx.filter_jit(lambda network, x, t, condition: network(x, t, condition))
@@ -62,7 +64,7 @@ def test_point_time_and_class_matter_once_it_has_left_zero(kind, unoptimized):
     np.testing.assert_allclose(*none, rtol=1e-5)
 
 
-def test_a_batch_is_the_points_one_by_one(unoptimized):
+def test_a_batch_is_the_points_one_by_one():
     network = awake(made("vector"))
     x, t = random.normal(random.key(0), (5, 3)), jnp.linspace(0, 1, 5)
     call = eqx.filter_jit(network)
@@ -83,7 +85,7 @@ def test_a_network_without_time_may_return_another_shape():
     assert network(jnp.ones((2, 3))).shape == ()
 
 
-def test_the_unet_sees_the_whole_image(unoptimized):
+def test_the_unet_sees_the_whole_image():
     """Every pixel that comes back depends on every pixel that went in: digits hang together."""
     network = awake(made("8x8"))
     x = random.normal(random.key(1), (8, 8))

@@ -14,6 +14,8 @@ import samplers
 from agreement import Reference, disagreements
 from ppl.adapters import NumPyroKernel
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 Y = np.array([1.1, 0.3, 2.0, 1.4], np.float32)
 
 

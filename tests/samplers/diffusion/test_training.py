@@ -17,6 +17,8 @@ from ppl.diagnostics.energy_distance import energy_test
 from samplers.diffusion import losses
 from samplers.diffusion.training import DenoisingDiffusion
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 KINDS = {
     "noise": (samplers.PredictsNoise, samplers.VPLinear()),
     "denoised": (samplers.PredictsDenoised, samplers.VPCosine()),

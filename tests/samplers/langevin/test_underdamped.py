@@ -15,6 +15,8 @@ from samplers.langevin import underdamped
 from samplers.langevin.underdamped import UnderdampedLangevin, refreshed
 from samplers.mcmc.metrics import Dense, Identity
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 H, SD, NUM_CHAINS = 0.8, 0.7, 256
 RATIO = H**2 / (4 * SD**2)
 VARIANCES = {"BAOAB": (SD**2, 1 - RATIO), "OBABO": (SD**2 / (1 - RATIO), 1.0)}
@@ -146,7 +148,6 @@ def test_warm_up_comes_near_the_acceptance_it_is_asked_for_and_runs_say_what_the
 
 
 @pytest.mark.parametrize("dimension", [3, 30])
-@pytest.mark.usefixtures("unoptimized")
 def test_warm_up_tests_its_steps_and_then_stops_testing(dimension):
     """From jittered starts, sds from 0.1 to 10: chains far out, whose steps would explode."""
     sds = np.geomspace(0.1, 10, dimension)
@@ -171,7 +172,6 @@ def roundness(chain):
     return float(np.linalg.cond((target.rotation.T @ factor) / target.sds[:, None]) ** 2)
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_warm_up_makes_an_ill_conditioned_target_round(monkeypatch):
     """Also where momenta are kept for long; unless warm-up keeps them as long."""
     chain = samplers.UnderdampedLangevin(damping=0.1)

@@ -9,6 +9,8 @@ from jax import random
 from agreement import z_limit
 from samplers.smc.resampling import SCHEMES
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 NAMES = sorted(SCHEMES)
 SIZE, REPEATS = 7, 4000
 LOG_WEIGHTS = np.log([0.31, 0.02, 0.15, 0.22, 0.001, 0.11, 0.189]).astype(np.float32) - 800

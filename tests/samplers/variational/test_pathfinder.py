@@ -15,6 +15,8 @@ from ppl.energy import TargetError
 from samplers.variational import pathfinder
 from samplers.variational.pathfinder import LowRankGaussian, gaussian, push
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def fit(sampler, target, **sizes):
     return ppl.sample(sampler, target, progress=False, **sizes)
