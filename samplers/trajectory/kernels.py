@@ -189,7 +189,9 @@ def forward_paths(
     """
     key_start, key_steps = random.split(rng_key)
     x = jax.vmap(kernels.start)(random.split(key_start, num))
-    states, looks, log_pf, log_pb = walk(key_steps, kernels, x, 0, kernels.num_steps, noise)
+    states, looks, log_pf, log_pb = walk(
+        key_steps, kernels, x, 0, kernels.num_steps, noise, again=through
+    )
     ends = _ends(kernels, states[-1], looks, with_gradient=through)
     return Paths(states, looks, ends), _scores(kernels, x, log_pf, log_pb, ends, states[-1])
 
@@ -201,8 +203,14 @@ def walk(
     n: Any,
     num_steps: int,
     noise: ArrayLike = 0.0,
+    *,
+    again: bool = False,
 ) -> tuple[Array, Look | None, Array, Array]:
-    """States and looks from given n-th ones on, and log P_F and log P_B of each step."""
+    """States and looks from given n-th ones on, and log P_F and log P_B of each step.
+
+    With ``again``, a gradient computes each step once more instead of keeping what is inside of it:
+    its memory grows with the steps by the states alone, not by networks.
+    """
     first = jnp.asarray(n, jnp.int32)
 
     def state(carry: Any, n: Any) -> Any:
@@ -218,6 +226,8 @@ def walk(
         after = law.mean + sd[:, None] * z
         return (after, x), (x, here[2], _densities(law, after), _densities(back, before))
 
+    if again:
+        state = jax.checkpoint(state, prevent_cse=False)  # a scan's body has nothing to be shared
     steps = first + jnp.arange(num_steps + 1, dtype=jnp.int32)
     _, (states, looks, log_pf, log_pb) = lax.scan(state, (x, x), steps)
     return states, looks, log_pf[:-1], log_pb[1:]

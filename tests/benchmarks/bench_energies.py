@@ -1,6 +1,6 @@
 """Samplers of an energy on eight targets, at equal numbers of evaluations of the target.
 
-    python tests/benchmarks/bench_energies.py rows.csv [evaluations [target ...]]
+    python tests/benchmarks/bench_energies.py rows.csv [evaluations [seeds [target ...]]]
     python tests/benchmarks/bench_energies.py rows.csv tables
 
 Samplers that are made for multimodal energies, learned or not, stand beside `TemperedSMC`,
@@ -185,6 +185,7 @@ SAMPLERS |= {name: learned(name) for name in LEARNED}
 class Row(NamedTuple):
     """Means over the seeds; NaN where there is none. ``failure``: why there are no draws."""
 
+    seeds: int = SEEDS
     log_z: float = math.nan
     masses: float = math.nan
     distance: float = math.nan
@@ -215,18 +216,18 @@ def mass_error(case: Case, draws: Any) -> float:
     return float(max(errors))
 
 
-def measure(name: str, case: Case, budget: int = BUDGET) -> Row:
+def measure(name: str, case: Case, budget: int = BUDGET, seeds: int = SEEDS) -> Row:
     """A row; ``floor`` is the sliced Wasserstein distance of exact draws to others."""
     began = time.perf_counter()
     comparison = ppl.compare(
         case.target, {name: SAMPLERS[name](case, budget)}, 0, budget,
-        num_seeds=SEEDS, reference=case.reference, progress=False,
+        num_seeds=seeds, reference=case.reference, progress=False,
     )  # fmt: skip
     (standing,), truth = comparison.standings, comparison.truth
     assert truth is not None
     floor = truth.distances()[1]
     if not standing.runs:
-        return Row(floor=floor, failure="; ".join(dict.fromkeys(standing.failures)))
+        return Row(seeds, floor=floor, failure="; ".join(dict.fromkeys(standing.failures)))
     known = truth.log_normalizer if case.log_normalizer is None else case.log_normalizer
     found = [run.log_evidence.value for run in standing.runs if run.log_evidence is not None]
     log_z = math.nan if known is None or not found else np.mean(np.abs(np.array(found) - known))
@@ -235,10 +236,10 @@ def measure(name: str, case: Case, budget: int = BUDGET) -> Row:
     seconds = time.perf_counter() - began
     ess = standing.ess.mean(axis=0)[0]
     distance = truth.distances(rows)[1]
-    return Row(float(log_z), float(masses), distance, float(ess), seconds, floor)
+    return Row(seeds, float(log_z), float(masses), distance, float(ess), seconds, floor)
 
 
-HEAD = ("target", "sampler", "budget", "seeds", *Row._fields)
+HEAD = ("target", "sampler", "budget", *Row._fields)
 
 
 def read(path: Path) -> dict[tuple[str, str, int], Row]:
@@ -248,13 +249,15 @@ def read(path: Path) -> dict[tuple[str, str, int], Row]:
     with path.open(newline="") as file:
         return {
             (line["target"], line["sampler"], int(line["budget"])): Row(
-                *(float(line[name]) for name in Row._fields[:-1]), line["failure"]
+                int(line["seeds"]),
+                *(float(line[name]) for name in Row._fields[1:-1]),
+                line["failure"],
             )
             for line in csv.DictReader(file)
         }
 
 
-def fill(path: Path, budget: int, names: list[str]) -> None:
+def fill(path: Path, budget: int, names: list[str], seeds: int = SEEDS) -> None:
     """Append the rows that are missing: what trains nothing first."""
     case_of = functools.cache(lambda name: CASES[name]())
     known = read(path)
@@ -266,11 +269,11 @@ def fill(path: Path, budget: int, names: list[str]) -> None:
             for sampler in group:
                 if (target, sampler, budget) in known:
                     continue
-                row = measure(sampler, case_of(target), budget)
+                row = measure(sampler, case_of(target), budget, seeds)
                 jax.clear_caches()
                 print(target, sampler, tuple(row), file=sys.stderr, flush=True)
                 with path.open("a", newline="") as file:
-                    line = (target, sampler, budget, SEEDS, *row)
+                    line = (target, sampler, budget, *row)
                     csv.writer(file, lineterminator="\n").writerow(line)
 
 
@@ -290,6 +293,7 @@ def tables(path: Path) -> Iterator[str]:
             for (_, name, budget), row in found.items():
                 if name == sampler:
                     more = "" if budget == BUDGET else f", {budget:,} evaluations"
+                    more += "" if row.seeds > 1 else ", one seed"
                     yield f"| `{sampler}`{more} | {row} |"
         yield ""
 
@@ -308,4 +312,6 @@ if __name__ == "__main__":
     if rest == ["tables"]:
         print("\n".join(tables(Path(rows))))
     else:
-        fill(Path(rows), int(rest[0]) if rest else BUDGET, rest[1:] or list(CASES))
+        told = [int(number) for number in rest[:2]]
+        budget, seeds = (*told, *(BUDGET, SEEDS)[len(told) :])
+        fill(Path(rows), budget, rest[2:] or list(CASES), seeds)
