@@ -2,7 +2,8 @@
 
     u(x, t) = clip(A(x / s, t) + b(t) f / sqrt(1 + r f^2), 10^4)               ([1], equation 15)
 
-A is a network that begins as zero, b a function of time that begins as a constant; no gradient of
+A is a network that begins as zero, b a function of time, one for each coordinate, that begins as a
+constant; no gradient of
 the loss goes through f, which is s times the gradient of log R / N(0, s^2 I), by coordinate.
 Without the second term (``b`` None) the target is seen at the ends of paths only.
 
@@ -44,18 +45,18 @@ small = partial(MLP, width=64, depth=2)
 
 
 class Gain(eqx.Module):
-    """A sum of waves in time, learned, that begins as the constant ``first``."""
+    """Sums of waves in time, one a coordinate, learned, that begin as the constant ``first``."""
 
-    constant: Float[Array, ""]
-    waves: Float[Array, "2 k"]
+    constant: Float[Array, " d"]
+    waves: Float[Array, "2*k d"]
 
-    def __init__(self, first: float, dtype: Any) -> None:
-        self.constant = jnp.asarray(first, dtype)
-        self.waves = jnp.zeros((2, NUM_WAVES), dtype)
+    def __init__(self, size: int, first: float, dtype: Any) -> None:
+        self.constant = jnp.full(size, first, dtype)
+        self.waves = jnp.zeros((2 * NUM_WAVES, size), dtype)
 
-    def __call__(self, t: Float[Array, ""]) -> Float[Array, ""]:
+    def __call__(self, t: Float[Array, ""]) -> Float[Array, " d"]:
         angle = 0.5 * jnp.pi * jnp.arange(1, NUM_WAVES + 1, dtype=t.dtype) * t
-        return self.constant + jnp.vdot(self.waves, jnp.stack([jnp.sin(angle), jnp.cos(angle)]))
+        return self.constant + jnp.concatenate([jnp.sin(angle), jnp.cos(angle)]) @ self.waves
 
 
 def tamed(gradient: Float[Array, " d"], variance: Float[Array, ""]) -> Float[Array, " d"]:
@@ -79,7 +80,7 @@ class Control(eqx.Module):
         self, rng_key: PRNGKeyArray, network: Any, size: int, first: float | None, dtype: Any
     ) -> None:
         self.network = network(rng_key, (size,), dtype=dtype)
-        self.gain = None if first is None else Gain(first, dtype)
+        self.gain = None if first is None else Gain(size, first, dtype)
 
     def __call__(
         self, x: Float[Array, " d"], t: Float[Array, ""], push: Float[Array, " d"] | None

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ppl.energy import Energy
-from ppl.sampler import positive
+from ppl.sampler import fraction, positive
 from samplers.trajectory.control import Control
 from samplers.trajectory.kernels import Kernels, Paths, along
 from samplers.trajectory.objectives import SubTrajectoryBalance
-from samplers.trajectory.pis import Bridge, even_bridge
+from samplers.trajectory.pis import Bridge, geometric_shares
 from samplers.trajectory.sampler import PathSampler
 
 
@@ -34,8 +34,8 @@ class DGFS(PathSampler):
 
     Parameters
     ----------
-    scale
-        The s above, in units of the unconstrained position.
+    scale, ratio
+        As in `samplers.PIS`.
     objective
         By default `SubTrajectoryBalance` with a base of 2.
 
@@ -49,6 +49,7 @@ class DGFS(PathSampler):
     objective: Any = eqx.field(default_factory=lambda: SubTrajectoryBalance(jnp.asarray(2.0)))
     flow_learning_rate: Float[Array, ""] = positive("flow_learning_rate", default=1e-2)
     scale: Float[Array, ""] = positive("scale", default=2.0)
+    ratio: Float[Array, ""] = fraction("ratio", default=0.2)
 
     def check(self, target: Energy) -> None:
         if not self.guided:
@@ -59,7 +60,9 @@ class DGFS(PathSampler):
         return Control(rng_key, self.network, num_dims, 1.0, dtype)
 
     def kernels(self, reward: Any, learned: Control) -> Bridge:
-        return even_bridge(reward, learned, self.scale, self.num_steps, guided=True)
+        dtype = reward.target.template.dtype
+        shares = geometric_shares(self.num_steps, self.ratio, dtype)
+        return Bridge(reward, learned, self.scale.astype(dtype), shares, True)  # pyright: ignore
 
     def looked_ahead(
         self, kernels: Kernels, paths: Paths, log_z: Float[Array, ""]

@@ -24,6 +24,7 @@ from samplers.descent import adam, begin, descend, is_finite
 from samplers.trajectory import replay
 from samplers.trajectory.kernels import Reward, backward_paths, flattened, forward_paths
 from samplers.trajectory.objectives import log_weights
+from samplers.trajectory.pis import geometric_shares
 from samplers.trajectory.replay import Buffer
 
 
@@ -194,9 +195,7 @@ class MatchingSampler(LearnedSampler):
 
     def shares(self, dtype: Any) -> Float[Array, " states"]:
         """h(t) / h(1) of g = g(0) ratio^t."""
-        t = jnp.arange(self.num_steps + 1, dtype=dtype) / self.num_steps
-        log_ratio = jnp.log(self.ratio.astype(dtype))
-        return jnp.expm1(2 * log_ratio * t) / jnp.expm1(2 * log_ratio)
+        return geometric_shares(self.num_steps, self.ratio, dtype)
 
     def _optimizer(self, num_parts: int) -> Any:
         return adam(self.learning_rate, -(-self.num_updates // num_parts))

@@ -2,15 +2,15 @@
 
     dX_t = s u(X_t, t) dt + s dW_t,   X_0 = 0                                       ([1], eq. 1)
 
-With u = 0 the end is N(0, s^2 I), the reference; the optimal u makes it the target. In N steps of
-length h = 1 / N,
+With u = 0 the end is N(0, s^2 I), the reference; the optimal u makes it the target. In steps of
+length h, which shrink along a geometric path so that the last is not wider than a mode,
 
     P_F(x' | x) = N(x + h s u(x, t), h s^2 I)
     P_B(x | x') = N(t / (t + h) x', t / (t + h) h s^2 I),   the Brownian bridge to 0
 
-The weight of a path is the ratio of these kernels and of R, so that it is exact at any N: draws
-are asymptotically exact, and their mean weight unbiased for Z. Training on reverse KL is the
-paper's; on trajectory balance or VarGrad with exploration, replay and local search it is the
+The weight of a path is the ratio of these kernels and of R, so that it is exact at any number of
+steps: draws are asymptotically exact, and their mean weight unbiased for Z. Training on reverse KL
+is the paper's; on trajectory balance or VarGrad with exploration, replay and local search it is the
 continuous GFlowNet of [2]. Modes that lie outside of a few s are not found: s should be the
 distance of the farthest from 0.
 
@@ -28,7 +28,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ppl.sampler import positive
+from ppl.sampler import fraction, positive
 from samplers.trajectory.control import Control, tamed
 from samplers.trajectory.kernels import Kernels, Law, Look, Reward
 from samplers.trajectory.sampler import PathSampler
@@ -82,13 +82,13 @@ class Bridge(Kernels):
         return Law(jnp.zeros_like(x), sd).log_density(x)
 
 
-def even_bridge(
-    reward: Reward, learned: Control, scale: Float[Array, ""], num_steps: int, *, guided: bool
-) -> Bridge:
-    """All steps alike, as those of PIS are."""
-    dtype = reward.target.template.dtype
-    shares = jnp.arange(num_steps + 1, dtype=dtype) / num_steps
-    return Bridge(reward, learned, scale.astype(dtype), shares, guided)  # pyright: ignore
+def geometric_shares(
+    num_steps: int, ratio: Float[Array, ""], dtype: Any
+) -> Float[Array, " states"]:
+    """Shares of the variance where g(t) = g(0) ratio^t, in even steps of t."""
+    t = jnp.arange(num_steps + 1, dtype=dtype) / num_steps
+    log_ratio = jnp.log(ratio.astype(dtype))
+    return jnp.expm1(2 * log_ratio * t) / jnp.expm1(2 * log_ratio)
 
 
 class PIS(PathSampler):
@@ -98,19 +98,24 @@ class PIS(PathSampler):
     ----------
     scale
         The s above, in units of the unconstrained position.
+    ratio
+        Square root of the last step's length against the first's; near 1 all are alike.
 
     Differences from the paper
     --------------------------
     The paper's weight is Girsanov's, with a discretization error; ours is the ratio of the kernels
-    of the steps. Its gain on the gradient begins at 0.01 and ours at 1, where the control is right
-    at t = 1; before that the gradient is shortened (`samplers.trajectory.control`), and it is that
-    of R against the reference.
+    of the steps. Its steps are all alike. Its gain on the gradient begins at 0.01 and ours at 1,
+    where the control is right at t = 1; before that the gradient is shortened
+    (`samplers.trajectory.control`), and it is that of R against the reference.
     """
 
     scale: Float[Array, ""] = positive("scale", default=2.0)
+    ratio: Float[Array, ""] = fraction("ratio", default=0.2)
 
     def first(self, rng_key: PRNGKeyArray, num_dims: int, dtype: Any) -> Control:
         return Control(rng_key, self.network, num_dims, 1.0 if self.guided else None, dtype)
 
     def kernels(self, reward: Reward, learned: Control) -> Bridge:
-        return even_bridge(reward, learned, self.scale, self.num_steps, guided=self.guided)
+        dtype = reward.target.template.dtype
+        shares = geometric_shares(self.num_steps, self.ratio, dtype)
+        return Bridge(reward, learned, self.scale.astype(dtype), shares, self.guided)  # pyright: ignore

@@ -15,6 +15,7 @@ from samplers.networks import MLP
 from samplers.trajectory.dgfs import DGFS
 from samplers.trajectory.kernels import Reward, flattened, forward_paths
 from samplers.trajectory.objectives import SubTrajectoryBalance
+from samplers.trajectory.pis import geometric_shares
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 SOFT = GaussianMixture([[1.5, 1.5], [-1.5, -1.5]])
@@ -34,8 +35,9 @@ def test_the_flow_looks_ahead_from_the_reference_to_the_reward():
 
     paths, scores = made(random.key(0))
     log_reward = np.asarray(jax.vmap(jax.vmap(SOFT.log_density))(paths.states))
+    shares = geometric_shares(4, SMALL.ratio, jnp.float32)
     for n in range(1, 5):
-        t, sd = n / 4, 2 * np.sqrt(n / 4)
+        t, sd = n / 4, 2 * np.sqrt(float(shares[n]))
         x = np.asarray(paths.states[n])
         reference = -0.5 * (x**2).sum(1) / sd**2 - 2 * np.log(sd) - np.log(2 * np.pi)
         expected = (1 - t) * (0.7 + reference) + t * log_reward[n]

@@ -173,6 +173,7 @@ def test_its_weighted_draws_are_the_first_population_of_an_smc(draws):
     assert abs(t_scores(unweighted[0], 3.25)) > t_limit(60, 599)
 
 
+@pytest.mark.slow  # as tests/ppl/test_continue.py does
 def test_weighted_draws_start_a_markov_kernel(draws):
     from samplers.langevin.mala import MALA
 
@@ -294,6 +295,31 @@ def test_memory_of_a_gradient_does_not_grow_with_the_steps(bounded, monkeypatch)
 
     (stored, short), (longer, long) = needed(24), needed(48)
     assert (long - short < 2 * (longer - stored)) == bounded
+
+
+@pytest.mark.parametrize("again", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_memory_of_reverse_kl_grows_by_the_states_alone(again, monkeypatch):
+    """Twice as much as they are, where each step is computed again; the twin keeps networks too."""
+    if not again:
+        monkeypatch.setattr(jax, "checkpoint", lambda fn, **_: fn)
+
+    def needed(num_steps):
+        sampler = PIS(num_steps=num_steps, network=SMALL["network"])
+        learned = sampler.first(random.key(0), 2, jnp.float32)
+        arrays, rest = eqx.partition(learned, eqx.is_inexact_array)
+
+        def made(arrays, key):
+            kernels = sampler.kernels(sampler._reward(SOFT), eqx.combine(arrays, rest))
+            return forward_paths(key, kernels, 64, through=True)
+
+        loss = lambda arrays, key: sampler.objective(made(arrays, key)[1])
+        out = jax.tree.leaves(jax.eval_shape(made, arrays, random.key(2)))
+        compiled = jax.jit(jax.grad(loss)).lower(arrays, random.key(2)).compile()
+        memory = compiled.memory_analysis().temp_size_in_bytes
+        return sum(x.size * x.dtype.itemsize for x in out), memory
+
+    (stored, short), (longer, long) = needed(24), needed(48)
+    assert (long - short < 2.5 * (longer - stored)) == again
 
 
 def _numbers(state):
