@@ -183,7 +183,8 @@ def forward_paths(
     num
         Their number B.
     noise
-        Standard deviation of what is added to each step for exploration; it is not scored.
+        Standard deviation of what is added to each step for exploration, in units of that of the
+        step; it is not scored.
     through
         Whether gradients go through the states to the reward.
     """
@@ -222,7 +223,7 @@ def walk(
         back = jax.vmap(kernels.backward, (None, 0, 0, 0))(last, *here)
         law = jax.vmap(kernels.forward, (None, 0, 0, 0))(now, *here)
         z = random.normal(random.fold_in(rng_key, n), law.mean.shape, law.mean.dtype)
-        sd = jnp.sqrt(law.sd**2 + jnp.asarray(noise, law.sd.dtype) ** 2)
+        sd = law.sd * jnp.sqrt(1 + jnp.asarray(noise, law.sd.dtype) ** 2)
         after = law.mean + sd[:, None] * z
         return (after, x), (x, here[2], _densities(law, after), _densities(back, before))
 

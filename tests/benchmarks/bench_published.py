@@ -56,7 +56,7 @@ def wells_by_balance() -> str:
     search = samplers.LocalSearch(every=100, num_chains=128, num_steps=60, step_size=0.1)
     return wells(
         samplers.PIS(
-            objective=samplers.TrajectoryBalance(), scale=1.0, exploration=0.2, num_updates=4000,
+            objective=samplers.TrajectoryBalance(), scale=1.0, exploration=1.0, num_updates=4000,
             replay=samplers.Replay(capacity=20_000, local_search=search),
         )
     )  # fmt: skip

@@ -17,7 +17,7 @@ def test_all_of_25_modes_are_found_by_exploration_and_search():
     """The settings of arXiv:2402.05098, in 1,000 updates; 40 seconds."""
     target = gmm25()
     sampler = PIS(
-        objective=TrajectoryBalance(), exploration=0.2, scale=5.0,
+        objective=TrajectoryBalance(), exploration=0.3, scale=5.0,
         replay=Replay(capacity=20_000, local_search=LocalSearch()),
     )  # fmt: skip
     draws = ppl.sample(sampler, target, num_samples=10_240, progress=False)
