@@ -39,7 +39,7 @@ search = samplers.LocalSearch(every=50, num_chains=50, num_steps=20)
 learners = {
     "replay": samplers.PIS(
         objective=samplers.TrajectoryBalance(),
-        exploration=0.2,
+        exploration=0.5,
         replay=samplers.Replay(capacity=2000, local_search=search),
         **steps,
         **updates,

@@ -122,8 +122,8 @@ class PathSampler(LearnedSampler):
         `ReverseKL`, `TrajectoryBalance`, `VarGrad`, `SubTrajectoryBalance`, `DetailedBalance` of
         `samplers.trajectory.objectives`.
     exploration
-        Standard deviation of noise on each step in training, in units of the step's own; it falls to
-        zero in the first half. For objectives that take paths of any law.
+        Standard deviation of noise on each step in training, in units of the step's own; it falls
+        to zero in the first half. For objectives that take paths of any law.
     replay
         A `Replay`, or None. For the same objectives.
     guided
