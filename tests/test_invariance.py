@@ -45,6 +45,7 @@ ELSEWHERE = {
     "BackAndForth": "gflownet/test_back_and_forth.py",
     "Gibbs": "mcmc/test_gibbs.py",
     "SequenceMetropolis": "mcmc/test_sequence_metropolis.py",
+    "SiteMetropolis": "mcmc/test_site_metropolis.py",
     "WalkJumpGibbs": "langevin/test_walk_jump_gibbs.py",
     "ConditionalSMC": "smc/test_conditional.py",
     "ParticleMetropolis": "smc/test_particle_metropolis.py",

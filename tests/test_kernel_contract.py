@@ -36,6 +36,7 @@ REQUIRED = {
     "SKROCK": {"step_size": 0.1},
     "SGHMC": {"step_size": 0.1, "batch_size": 5},
     "SGLD": {"step_size": 0.1, "batch_size": 5},
+    "SiteMetropolis": {"values": 3},
     "ULA": {"step_size": 0.1},
 }
 TUNED = {"GibbsianPolarSlice": "width"}  # by another field than a step size
@@ -68,6 +69,7 @@ OTHER_TARGETS = {
     "STSL",
     "StochasticInterpolant",
     "SequenceMetropolis",
+    "SiteMetropolis",
     "TMPD",
     "TwistedSMC",
     "WalkJump",
@@ -395,7 +397,8 @@ def test_a_step_size_of_zero_is_refused(name):
         make(name, step_size=0.0)
 
 
-DISCRETE = {"BackAndForth", "Gibbs", "SequenceMetropolis", "WalkJumpGibbs"}  # what they are for
+# What they are for.
+DISCRETE = {"BackAndForth", "Gibbs", "SequenceMetropolis", "SiteMetropolis", "WalkJumpGibbs"}
 
 
 @pytest.mark.parametrize("name", [name for name in of_kind(MarkovKernel) if name not in DISCRETE])

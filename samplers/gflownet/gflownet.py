@@ -72,7 +72,8 @@ class GFlowNetInfo(NamedTuple):
     """Loss of an update, mean log-weight and ESS of its complete paths, log of their mean reward.
 
     They judge the policy once its paths no longer explore. ``diverging``: the loss or its gradient
-    was not finite, and there was no update.
+    was not finite, and there was no update. ``num_illegal``: objects whose log-reward is NaN or
+    +inf, which count as without one. ``num_endless``: paths that did not end in an object.
     """
 
     loss: Float[Array, ""]
@@ -80,6 +81,8 @@ class GFlowNetInfo(NamedTuple):
     ess: Float[Array, ""]
     log_reward: Float[Array, ""]
     diverging: Bool[Array, ""]
+    num_illegal: Int[Array, ""]
+    num_endless: Int[Array, ""]
     num_evaluations: Int[Array, "2"]
 
 
@@ -87,15 +90,16 @@ class GFlowNet(LearnedSampler):
     """Generative flow network: asymptotically exact through its weights.
 
     The target is a `ppl.environment.Environment`. An update costs ``num_paths`` rewards; one that
-    goes back to objects of a buffer, as many for each round of local search.
+    goes back to objects of a buffer, as many for each round of local search, or what the steps of a
+    kernel cost.
 
     Parameters
     ----------
     objective
         `TrajectoryBalance`, `VarGrad`, `DetailedBalance` or `SubTrajectoryBalance`.
     policy
-        `MLPPolicy`, `TransformerPolicy`, `DeepSetsPolicy`, or `TabularPolicy` where the states can
-        be numbered.
+        `MLPPolicy`, `TransformerPolicy`, `DeepSetsPolicy`, `TabularPolicy` where the states can be
+        numbered, or `MixturePolicy` for sequences of some kinds.
     backward
         `UniformBackward`, `LearnedBackward` or `MaxEntBackward`.
     forward_looking
@@ -121,7 +125,8 @@ class GFlowNet(LearnedSampler):
     TargetError
         Before compilation: for a target that is no environment or lacks what the policy, the
         backward policy or ``forward_looking`` ask for; an objective that takes whole paths with
-        ``incomplete`` ones; after training, if no object with a positive reward was met.
+        ``incomplete`` ones; after training, if no object with a positive reward was met, or paths
+        did not end.
 
     Differences from the papers
     ---------------------------
@@ -181,6 +186,8 @@ class GFlowNet(LearnedSampler):
                 f"the buffer must hold the {self.num_paths} objects of an update at least; got "
                 f"capacity={self.revisit.capacity}"
             )
+        if self.revisit is not None:
+            self.revisit.check(target)
         if self.forward_looking and "partial_energy" not in target.offers:
             raise TargetError(
                 f"forward_looking asks for partial_energy(state), and {type(target).__name__} has "
@@ -201,7 +208,8 @@ class GFlowNet(LearnedSampler):
         self, rng_key: PRNGKeyArray, target: Any, state: GFlowNetState
     ) -> tuple[GFlowNetState, GFlowNetInfo]:
         key_paths, key_cut = random.split(rng_key)
-        paths, tells, log_reward, buffer, num_rewards = self._paths(key_paths, target, state)
+        paths, tells, raw, buffer, num_rewards = self._paths(key_paths, target, state)
+        log_reward, num_endless = weights.clean(raw), jnp.sum(~paths.complete)
         if self.objective.takes_windows:
             paths = cut(key_cut, paths, self.incomplete)
 
@@ -239,6 +247,8 @@ class GFlowNet(LearnedSampler):
             weights.ess(w),
             weights.log_mean_exp(log_reward),
             ~fine,
+            jnp.sum(weights.is_illegal(raw)),
+            num_endless,
             jnp.stack([num_rewards, jnp.int32(0)]),
         )
         return GFlowNetState(Learned(*learned), log_z, optimizer, done, buffer), info
@@ -263,7 +273,7 @@ class GFlowNet(LearnedSampler):
 
         def found(buffer: Any) -> Any:
             paths, *rest = revisit.paths(rng_key, target, *both, buffer, num)
-            return paths, ask(target, *both, paths), *rest, jnp.int32(revisit.num_rounds * num)
+            return paths, ask(target, *both, paths), *rest
 
         # The step index alone decides, so that one of the two is run and not both.
         goes_back = state.updates % revisit.every == revisit.every - 1
@@ -293,16 +303,29 @@ class GFlowNet(LearnedSampler):
         return (n, 0)
 
     def notes(self, history: dict[str, np.ndarray]) -> list[str]:
+        endless, illegal = (int(np.sum(history[f"num_{x}"])) for x in ("endless", "illegal"))
+        if endless:
+            raise TargetError(
+                f"{endless} paths of the training did not end in an object: at some state "
+                "forward_mask leaves no move, nor the stop, or ways are longer than max_length, as "
+                "in a loop. ppl.environment.check(environment) names the state"
+            )
         if np.all(history["log_reward"] == -np.inf):
             raise TargetError(
                 "every object that was built had a reward of zero: nothing could be learned. Give "
                 "the environment a mask that keeps off such objects, or a positive reward"
             )
+        if illegal:
+            return [
+                f"The log-density of {illegal} objects that were built while training is NaN or "
+                "+inf; they counted as without a reward. ppl.environment.check(environment) looks "
+                "for one."
+            ]
         return []
 
 
 def _rewards(target: Environment, paths: Paths) -> Float[Array, " B"]:
-    return weights.clean(jax.vmap(target.log_density)(paths.objects))
+    return jax.vmap(target.log_density)(paths.objects)
 
 
 def _floored(log_reward: Float[Array, " B"]) -> Float[Array, " B"]:

@@ -21,7 +21,9 @@ from samplers.gflownet.policies import BackwardPolicy, Even, Said, masked
 class Paths(NamedTuple):
     """Paths, axes (transition, path).
 
-    ``states`` are those before each transition; ``complete``: a path ends with its stop.
+    ``states`` are those before each transition; ``complete``: a path ends with its stop. One that
+    meets a state without a move, or goes on behind the longest way, does not: the environment is
+    wrong.
     """
 
     states: State
@@ -151,7 +153,8 @@ def _forward(
         mask, said = environment.forward_mask(state), policy(environment, state)
         log_p = exploration.log_probs(masked(said.forward, mask), mask)
         action = jnp.argmax(log_p + noise[0]).astype(jnp.int32)
-        moves, move = is_going & (action < n), jnp.minimum(action, n - 1)
+        is_stuck = is_going & ~jnp.any(mask)
+        moves, move = is_going & ~is_stuck & (action < n), jnp.minimum(action, n - 1)
         if isinstance(environment, MixedEnvironment):
             values = value_laws.draw(noise[1], said.values[move])
             after = environment.place(state, move, values)
@@ -160,20 +163,15 @@ def _forward(
         after = where(moves, after, state)
         row = Row(state, action, before, after)
         tells = None if backward is None else told(environment, backward, said, row)
-        return after, action, moves, tells
+        return after, action, moves, is_stuck, tells
 
     def transition(carry: Any) -> Any:
-        t, states, before, going, kept = carry
+        t, states, before, going, stuck, kept = carry
         now = jax.tree.map(lambda x: x[t], noise)
-        after, actions, moves, tells = jax.vmap(one)(states, now, before, going)
+        after, actions, moves, now_stuck, tells = jax.vmap(one)(states, now, before, going)
         put = lambda all, now: all.at[t].set(now)
-        return (
-            t + 1,
-            after,
-            actions,
-            moves,
-            jax.tree.map(put, kept, (states, actions, going, tells)),
-        )
+        kept = jax.tree.map(put, kept, (states, actions, going, tells))
+        return t + 1, after, actions, moves, stuck | now_stuck, kept
 
     # A scan would go on to the longest possible path; this ends with the last of these.
     going, stop = jnp.ones(num_paths, bool), jnp.full(num_paths, n, jnp.int32)
@@ -181,8 +179,8 @@ def _forward(
     tells = jax.eval_shape(jax.vmap(one), starts, first, stop, going)[-1]
     tells = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tells)
     kept = _copies((starts, stop, ~going, tells), length)
-    start = (jnp.int32(0), starts, stop, going, kept)
-    end, states, _, going, kept = lax.while_loop(
+    start = (jnp.int32(0), starts, stop, going, ~going, kept)
+    end, states, _, going, stuck, kept = lax.while_loop(
         lambda carry: (carry[0] < length) & jnp.any(carry[3]), transition, start
     )
     later = jnp.arange(length) >= end
@@ -192,7 +190,7 @@ def _forward(
 
     passed, actions, mask, tells = kept
     passed = jax.tree.map(stay, passed, states)
-    return Paths(passed, actions, mask, ~going), tells
+    return Paths(passed, actions, mask, ~(going | stuck)), tells
 
 
 def _copies(tree: Any, n: int) -> Any:

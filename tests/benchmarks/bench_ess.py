@@ -152,7 +152,7 @@ def names() -> list[str]:
     """Kernels on positions of floats that fit some target here."""
     # Some are as good as what is within (kernels, a proposal); the others move sequences or paths.
     within = {"Gibbs", "ParallelTempering", "IndependenceMetropolis"}
-    other = within | {"BackAndForth", "SequenceMetropolis", "WalkJumpGibbs"}
+    other = within | {"BackAndForth", "SequenceMetropolis", "SiteMetropolis", "WalkJumpGibbs"}
     other |= {"ConditionalSMC", "ParticleMetropolis"}
     return [
         row.name

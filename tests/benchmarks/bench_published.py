@@ -103,34 +103,45 @@ def grid() -> str:
     )
 
 
-def bits(modes: Any, num_updates: int, num_draws: int, only: str = "") -> str:
-    """Basins of bit sequences by a network, by chains, and by tempered SMC that moves like them."""
+def bits(modes: Any, gflownet: Any, num_draws: int, num_moves: int, only: str = "") -> str:
+    """Basins of bit sequences by a network, by chains, and by tempered SMC."""
     environment = BitSequences(modes, word=4)
     (num_modes, num_bits), rng = modes.shape, np.random.default_rng(0)
     log_z, error, masses = environment.truth(rng, 200_000)
-    gflownet = samplers.GFlowNet(num_updates=num_updates, learning_rate=5e-3, exploration=0.05)
     uniform = ppl.SequenceModel(even, jnp.zeros(16), environment.length)
     chain = samplers.BackAndForth(environment)
+
+    def smc(move: Any, num_moves: int) -> Any:
+        sampler = samplers.TemperedSMC(num_draws, move, reference=uniform, num_moves=num_moves)
+        return ppl.sample(sampler, environment, 0, progress=False)
+
     runs: dict[str, Any] = {
         "GFlowNet": lambda: ppl.sample(
             gflownet, environment, 0, num_samples=num_draws, progress=False
         ),
         "BackAndForth": lambda: ppl.sample(  # one draw of each chain
-            chain, environment, 0, init=samplers.built, num_chains=num_draws, num_warmup=300,
-            num_samples=1, progress=False,
-        ),
-        "TemperedSMC": lambda: ppl.sample(
-            samplers.TemperedSMC(num_draws, chain, reference=uniform, num_moves=3), environment, 0,
+            chain,
+            environment,
+            0,
+            init=samplers.built,
+            num_chains=num_draws,
+            num_warmup=300,
+            num_samples=1,
             progress=False,
         ),
-    }  # fmt: skip
+        "TemperedSMC": lambda: smc(chain, 3),
+        "TemperedSMC by words": lambda: smc(samplers.SiteMetropolis(16), num_moves),
+    }
     away = environment.basins(environment.exact(rng, 20_000))[1].mean()
     told = [f"log Z {log_z:.3f} +- {error:.3f}, mean distance {away:.2f}"]
     for name, run in runs.items():
         if only not in name:
             continue
+        began = time.process_time()
         draws = run()
-        if name == "TemperedSMC":  # its particles count by their weights, the networks' as built
+        if (
+            draws.log_weights is not None and "SMC" in name
+        ):  # its particles count by their weights, the networks' as built
             draws = draws.resample(jax.random.key(1), num_draws)
         strings = np.asarray(draws["x"]).reshape(-1, num_bits)
         nearest, away = environment.basins(strings)
@@ -140,7 +151,8 @@ def bits(modes: Any, num_updates: int, num_draws: int, only: str = "") -> str:
         found = "none" if draws.log_evidence is None else f"{draws.log_evidence.value:.3f}"
         told.append(
             f"{name}: chi-square {chi_square:.1f} of {num_modes - 1}, log Z {found}, mean distance "
-            f"{away.mean():.2f}, {draws.num_evaluations[0]:,} rewards"
+            f"{away.mean():.2f}, {draws.num_evaluations[0]:,} rewards, "
+            f"{time.process_time() - began:.0f} s"
         )
     return "; ".join(told)
 
@@ -188,8 +200,23 @@ def wasserstein(x: np.ndarray, y: np.ndarray) -> float:
 
 RUNS: dict[str, Callable[[], str]] = {
     "grid": grid,
-    "bits-24": lambda: bits(some_modes(8, 3), 3000, 6000),
-    "bits-120": lambda: bits(some_modes(), 4000, 2000),
+    "bits-24": lambda: bits(
+        some_modes(8, 3),
+        samplers.GFlowNet(num_updates=3000, learning_rate=5e-3, exploration=0.05),
+        6000,
+        num_moves=10,
+    ),
+    "bits-120": lambda: bits(
+        some_modes(),
+        samplers.GFlowNet(
+            objective=samplers.VarGrad(),
+            policy=samplers.MixturePolicy(128),
+            num_updates=1200,
+            learning_rate=0.03,
+        ),
+        6000,
+        num_moves=30,
+    ),
     "wells": wells_by_balance,
     "wells-cmcd": wells_by_annealing,
     "funnel-cmcd": funnel_by_annealing,

@@ -93,7 +93,7 @@ WALKS = {  # from a prior to a posterior, which a prior alone does not say
 }  # fmt: skip
 OTHERS = {  # positions of another kind, other samplers within, noise to smooth by
     "BackAndForth", "Gibbs", "IndependenceMetropolis", "LogConcaveChain", "SequenceMetropolis",
-    "WalkJumpGibbs",
+    "SiteMetropolis", "WalkJumpGibbs",
 }  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def moving_on(environment):
     return BackAndForth().resolve(environment)
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+@pytest.mark.parametrize("name", ["grid", pytest.param("bit sequences", marks=pytest.mark.slow)])
 def test_every_object_is_visited_as_often_as_it_should(name):
     environment = ENVIRONMENTS[name]
     assert agrees(scores(moving_on(environment), known(environment)))

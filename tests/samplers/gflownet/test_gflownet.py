@@ -1,9 +1,11 @@
 """A GFlowNet learns R / Z, its weights are right before and after, and bad input is refused."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import random
 
 import ppl
 import samplers
@@ -11,6 +13,8 @@ from models.environments.hypergrid import Hypergrid
 from ppl.state_graph import state_graph, total_variation
 from samplers.gflownet.gflownet import GFlowNet
 from samplers.gflownet.laws import terminal_law
+from samplers.gflownet.policies import Even
+from samplers.trajectory import replay
 from samplers.trajectory.objectives import ReverseKL
 
 GRID = Hypergrid()
@@ -180,3 +184,74 @@ def test_wrong_numbers_are_refused():
 
 def test_the_plain_environment_is_right():
     assert ppl.environment.check(Plain()) == (15, True)
+
+
+class Trapped(Hypergrid):
+    """A cell without a way out."""
+
+    def forward_mask(self, state):
+        return super().forward_mask(state) & ~jnp.all(state == 1)
+
+
+class Looped(Hypergrid):
+    """Every move leads to where building began, and it may not stop there."""
+
+    def forward_mask(self, state):
+        return jnp.array([True, True, False])
+
+    def apply(self, state, action):
+        return state * 0
+
+
+@pytest.mark.parametrize("broken", [Trapped(2, 3), Looped(2, 3)], ids=["no move", "a loop"])
+def test_paths_that_do_not_end_are_said(broken, unoptimized):
+    gflownet = GFlowNet(policy=samplers.TabularPolicy(), num_updates=3, num_paths=8)
+    with pytest.raises(ppl.TargetError, match="paths of the training did not end in an object"):
+        ppl.sample(gflownet, broken, progress=False)
+
+
+class Undefined(Hypergrid):
+    """A reward that is not a number, and one that is infinite."""
+
+    def log_density(self, position):
+        far = jnp.where(jnp.all(position == 2), jnp.inf, 0.0)
+        return jnp.where(jnp.all(position == 0), jnp.nan, far)
+
+
+def test_rewards_that_are_none_are_counted_and_have_no_weight(unoptimized):
+    gflownet = GFlowNet(policy=samplers.TabularPolicy(), num_updates=3, num_paths=32)
+    draws = ppl.sample(gflownet, Undefined(2, 3), num_samples=200, progress=False)
+    assert draws.history["num_illegal"].sum() > 0
+    assert np.isfinite(draws.history["loss"]).all()
+    assert any("is NaN or +inf; they counted as without a reward" in x for x in draws.run.notes)
+    nothing = np.all(draws["x"][0] == 0, axis=1)
+    assert nothing.any()
+    assert not np.isfinite(draws.log_weights[0][nothing]).any()
+    assert np.isfinite(draws.log_evidence.value)
+
+
+def test_a_kernel_moves_the_objects_of_a_buffer_and_is_counted(unoptimized):
+    revisit = samplers.Revisit(capacity=8, num_rounds=5, kernel=samplers.SiteMetropolis(8))
+    start = random.randint(random.key(0), (8, 2), 0, 8)
+    rewards = jax.vmap(GRID.log_density)(start)
+    buffer = replay.insert(revisit.empty(GRID), start, rewards, jnp.ones(8, bool))
+    backward = samplers.UniformBackward()
+    paths, log_reward, after, cost = eqx.filter_jit(revisit.paths)(
+        random.key(1), GRID, Even(), backward, buffer, 6
+    )
+    np.testing.assert_allclose(log_reward, jax.vmap(GRID.log_density)(paths.objects), rtol=1e-6)
+    assert cost == 6 * 7  # the start, five steps, and where they lead
+    kept = {tuple(x) for x in np.asarray(after.items).tolist()}
+    arrived = {tuple(x) for x in np.asarray(paths.objects).tolist()}
+    assert arrived <= kept
+    assert arrived - {tuple(x) for x in np.asarray(start).tolist()}
+
+
+def test_a_kernel_that_cannot_move_objects_is_refused():
+    with pytest.raises(TypeError, match="kernel must be a Markov kernel"):
+        samplers.Revisit(kernel="walk", num_rounds=3)
+    with pytest.raises(ValueError, match="makes num_rounds steps, by its own rule"):
+        samplers.Revisit(kernel=samplers.SiteMetropolis(8))
+    walk = samplers.Revisit(kernel=samplers.RandomWalk(), num_rounds=3)
+    with pytest.raises(ppl.TargetError, match="RandomWalk"):
+        ppl.sample(GFlowNet(revisit=walk), GRID, progress=False)

@@ -88,10 +88,7 @@ def test_edges_of_five_variables_have_the_posterior_of_enumeration():
 
 
 def test_basins_of_bit_sequences_have_their_masses():
-    """24 bits and eight modes, by chi-square, as those of exact draws; 20 seconds.
-
-    With 120 bits and 60 modes many more updates are needed (docs/samplers_of_energies.md).
-    """
+    """24 bits and eight modes, by chi-square, as those of exact draws; 20 seconds."""
     environment = BitSequences(some_modes(8, 3), word=4)
     rng = np.random.default_rng(0)
     log_z, _, masses = environment.truth(rng, 200_000)
@@ -129,3 +126,24 @@ def test_the_modes_of_long_bit_sequences_have_equal_basins():
     limit = scipy.stats.chi2.isf(1e-6, 59)
     assert chi_square(nearest) < limit
     assert chi_square(nearest[nearest > 0]) > limit
+
+    gflownet = GFlowNet(
+        objective=samplers.VarGrad(),
+        policy=samplers.MixturePolicy(128, spread=0.15),
+        revisit=samplers.Revisit(
+            capacity=4096,
+            priority=samplers.ByReward(0),
+            num_rounds=400,
+            kernel=samplers.SiteMetropolis(16),
+        ),
+        num_updates=2000,
+        learning_rate=0.03,
+    )
+    words = BitSequences(word=4)
+    draws = ppl.sample(gflownet, words, 0, num_samples=6000, progress=False)
+    found = words.basins(np.asarray(draws["x"][0]))[0]
+    log_z, error, _ = words.truth(rng, 200_000)
+    print(f"\nlog Z {draws.log_evidence} (true {log_z:.4f}), chi-square {chi_square(found):.1f}")
+    assert chi_square(found) < limit
+    error = np.hypot(error, draws.log_evidence.std_error)
+    assert abs(draws.log_evidence.value - log_z) < 4.9 * error
