@@ -26,7 +26,7 @@ from models.environments.bit_sequences import BitSequences, some_modes
 strings = BitSequences(some_modes(num_modes=16, num_blocks=8), word=4)
 log_z, _, masses = strings.truth(np.random.default_rng(0), 200_000)
 smoke = os.environ.get("SMOKE") == "1"
-num_draws, num_updates = (64, 10) if smoke else (4000, 600)
+num_draws, num_updates = (64, 10) if smoke else (4000, 450)
 
 # %%
 # Tempered particles. The reference writes each word with the same probability.
@@ -54,12 +54,12 @@ learned = ppl.sample(gflownet, strings, rng_key=0, num_samples=num_draws, progre
 # %%
 # Basins of equal mass: how many draws fall into each, of the particles by their weights.
 
-found = {
+strings_of = {
     "tempered SMC": tempered.resample(jax.random.key(1), num_draws)["x"],
     "GFlowNet": learned["x"],
 }
 fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
-for name, draws in found.items():
+for name, draws in strings_of.items():
     nearest, _ = strings.basins(np.asarray(draws).reshape(-1, 64))
     ax.plot(np.bincount(nearest, minlength=16) / num_draws, "o", label=name)
 ax.plot(masses, "k_", markersize=12, label="known")
@@ -70,4 +70,5 @@ ax.legend()
 # The known value of log Z, and theirs.
 
 for name, draws in {"tempered SMC": tempered, "GFlowNet": learned}.items():
-    print(f"{name}: log Z {draws.log_evidence}, known {log_z:.3f}")
+    found = draws.log_evidence
+    print(f"{name}: log Z {found.value:.3f} +- {found.std_error:.3f}, known {log_z:.3f}")
