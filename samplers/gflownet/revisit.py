@@ -147,7 +147,8 @@ class Revisit(eqx.Module):
         self, rng_key: PRNGKeyArray, environment: Environment, one: State
     ) -> tuple[State, Float[Array, ""], Int[Array, ""]]:
         """Where the kernel arrives from one object, the log-reward there, and what that cost."""
-        kernel, target = self.kernel.resolve(environment), Objects(environment)
+        kernel = self.kernel.resolve(environment)
+        target = Objects(environment=environment)  # pyright: ignore[reportCallIssue]
 
         def step(i: Array, carry: Any) -> Any:
             state, cost = carry
