@@ -1,9 +1,9 @@
-"""Metropolis over arrays of discrete values, one of them at a time.
+"""Metropolis, one discrete value at a time: spins, letters or words of an array.
 
     i ~ U{1, .., d},   v ~ U(values other than x_i),   x' = x but for x'_i = v
     log alpha = log pi(x') - log pi(x)
 
-The oldest chain of all [1], with spins, letters or words for coordinates. A proposal is as likely
+The oldest chain of all [1], with discrete values for coordinates. A proposal is as likely
 as its return, whatever the target, so that none of it enters the ratio. What one site at a time
 cannot do is cross a valley between modes: for that it is a move of `samplers.TemperedSMC`, or
 improves the objects that a `samplers.GFlowNet` goes back to (`samplers.Revisit`).
