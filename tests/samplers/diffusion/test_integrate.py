@@ -7,6 +7,7 @@ from jax import random
 
 import toy_mixture
 from random_table import random_rows
+from row_by_row import by_hand
 from samplers.diffusion import integrate as engine
 from samplers.diffusion.integrate import integrate
 from samplers.diffusion.paths import EDM
@@ -17,30 +18,13 @@ from samplers.diffusion.tables import padded
 PATH = EDM(t_min=0.05, t_max=10.0)
 
 
-def by_hand(rows, denoiser, x, noise):
-    """The equation of `samplers.diffusion.tables`, line by line, in NumPy."""
-    u = [x.copy() for _ in range(rows.A.shape[1])]
-    h = [np.zeros_like(x) for _ in range(rows.B.shape[2])]
-    for i in range(len(rows.F)):
-        q = rows.G[i, 0] * u[0] + rows.G[i, 1] * denoiser(u[0], rows.level.sigma[i])
-        q = rows.F[i, 0] * q + (1 - rows.F[i, 0]) * h[0]
-        h = [q, *h[:-1]]
-        u = [
-            sum(rows.A[i, k, j] * u[j] for j in range(len(u)))
-            + sum(rows.B[i, k, j] * h[j] for j in range(len(h)))
-            + sum(rows.S[i, k, m] * noise(i)[m] for m in range(rows.S.shape[2]))
-            for k in range(len(u))
-        ]
-    return u
-
-
 def test_a_table_is_run_as_its_equation_says(x64):
     rows, x = random_rows(), np.random.default_rng(1).normal(size=(4, 3))
     key = random.key(0)
     noise = lambda i: np.asarray(random.normal(random.fold_in(key, i), (1, 4, 3)))
     denoiser = lambda x, level: jnp.sin(level.sigma * x)
     state, _, seen = integrate(key, denoiser, jnp.array(x), rows, trace=True)
-    expected = by_hand(rows, lambda x, sigma: np.sin(sigma * x), x, noise)
+    expected = by_hand(rows, lambda x, level: np.sin(level.sigma * x), x, noise)
     for register, other in zip(state.registers, expected, strict=True):
         np.testing.assert_allclose(register, other, rtol=1e-12)
     assert seen[0].shape == seen[1].shape == (6, 4, 3)
