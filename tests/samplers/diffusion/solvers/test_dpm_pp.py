@@ -73,6 +73,15 @@ def test_single_steps_are_algorithm_1(order):
     walk.agrees_with(x)
 
 
+def test_a_weight_off_by_a_thousandth_is_seen():
+    walk = Walk(s.DPMSolverPP(2))
+    right = walk.end()
+    walk.agrees_with(right)
+    walk.rows = walk.rows._replace(B=1.001 * walk.rows.B)
+    with pytest.raises(AssertionError):
+        walk.agrees_with(right)
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="tau must not be negative; got -1"):
         s.DPMSolverPP(tau=-1.0)
