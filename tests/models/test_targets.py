@@ -16,6 +16,8 @@ from models.targets.gaussian_mixture import GaussianMixture
 from models.targets.ill_conditioned import IllConditionedGaussian
 from models.targets.many_well import ManyWell
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 TARGETS = {
     "gaussian": Gaussian(7),
     "ill-conditioned": IllConditionedGaussian(6, 1e4),

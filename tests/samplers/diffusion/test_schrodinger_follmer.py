@@ -15,6 +15,8 @@ from models.targets.gaussian_mixture import GaussianMixture
 from samplers.diffusion import schrodinger_follmer
 from samplers.diffusion.paths import Level
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 MIXTURE = GaussianMixture([[-0.6, 0.0], [0.8, 0.3]], [0.4, 0.3], [0.3, 0.7])
 POINT, KEYS = jnp.array([0.3, -0.1]), 256
 

@@ -19,6 +19,8 @@ from ppl.energy import TargetError
 from samplers.mcmc import gibbs
 from samplers.mcmc.gibbs import Gibbs
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 COVARIANCE = np.array([[1.0, 0.8], [0.8, 1.5]])
 
 

@@ -14,6 +14,8 @@ from posteriordb import LIMIT, largest, load, z_scores
 from samplers.mcmc import meads
 from samplers.mcmc.meads import largest_eigenvalue, slice_test
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def kernel(step_size, damping=1.0):
     return samplers.MEADS(metric=samplers.Identity(), step_size=step_size, damping=damping)

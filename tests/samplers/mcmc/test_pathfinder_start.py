@@ -10,6 +10,8 @@ import ppl
 from samplers.mcmc.pathfinder_start import PathfinderStart
 from samplers.mcmc.random_walk import RandomWalk
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def far_gaussian():
     """N(50, diag(1, 4)) as a dict position: jittered starts are 25 to 50 sd away."""

@@ -14,6 +14,8 @@ from samplers.mcmc import sequence_metropolis
 from samplers.mcmc.random_walk import RandomWalk
 from samplers.mcmc.sequence_metropolis import SequenceMetropolis, log_proposal_ratio
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 LENGTH, END = 5, 2  # up to four tokens, then the end
 
 

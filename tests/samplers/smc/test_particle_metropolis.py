@@ -18,6 +18,8 @@ from samplers.smc.conditional import ConditionalSMC
 from samplers.smc.particle_metropolis import ParticleMetropolis
 from samplers.smc.state_space import Filtering
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 NOISE = 0.6
 Y = np.array([0.4, 1.3, 0.2, 0.9, -0.6, -0.2, 0.1, 0.8, 1.4, 1.1])
 
@@ -162,7 +164,6 @@ def test_a_simulator_will_do():
     assert disagreements(values, known, r_hat=1.03, ess=100, num_checks=100) == []
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_a_likelihood_that_is_nan_is_a_rejection_and_particles_that_die_are_counted():
     def deadly(parameters, y):
         return ppl.StateSpaceModel(

@@ -12,6 +12,8 @@ from agreement import dkw_limit
 from samplers.smc import rejection
 from samplers.smc.rejection import RejectionSampling
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 # The mixture of the notes, and a reward with maximum 0: log E[exp(r)] = -0.6261.
 WEIGHTS, MEANS, VARIANCES = np.array([0.3, 0.7]), np.array([-2.0, 1.5]), np.array([0.25, 0.49])
 PRIOR = dist.MixtureSameFamily(
