@@ -139,9 +139,7 @@ def bits(modes: Any, gflownet: Any, num_draws: int, num_moves: int, only: str = 
             continue
         began = time.process_time()
         draws = run()
-        if (
-            draws.log_weights is not None and "SMC" in name
-        ):  # its particles count by their weights, the networks' as built
+        if "SMC" in name:  # its particles count by their weights, the networks' as built
             draws = draws.resample(jax.random.key(1), num_draws)
         strings = np.asarray(draws["x"]).reshape(-1, num_bits)
         nearest, away = environment.basins(strings)
@@ -155,6 +153,23 @@ def bits(modes: Any, gflownet: Any, num_draws: int, num_moves: int, only: str = 
             f"{time.process_time() - began:.0f} s"
         )
     return "; ".join(told)
+
+
+def to_write_long_strings() -> Any:
+    """A mixture that learns from what it writes, and from what a chain has made of that."""
+    back = samplers.Revisit(
+        capacity=4096,
+        priority=samplers.ByReward(0),
+        num_rounds=400,
+        kernel=samplers.SiteMetropolis(16),
+    )
+    return samplers.GFlowNet(
+        objective=samplers.VarGrad(),
+        policy=samplers.MixturePolicy(192, spread=0.15),
+        revisit=back,
+        num_updates=2000,
+        learning_rate=0.03,
+    )
 
 
 def even(params: Any, tokens: Any) -> Any:
@@ -206,17 +221,8 @@ RUNS: dict[str, Callable[[], str]] = {
         6000,
         num_moves=10,
     ),
-    "bits-120": lambda: bits(
-        some_modes(),
-        samplers.GFlowNet(
-            objective=samplers.VarGrad(),
-            policy=samplers.MixturePolicy(128),
-            num_updates=1200,
-            learning_rate=0.03,
-        ),
-        6000,
-        num_moves=30,
-    ),
+    "bits-120": lambda: bits(some_modes(), to_write_long_strings(), 6000, num_moves=30),
+    "bits-120-smc": lambda: bits(some_modes(), None, 6000, num_moves=30, only="by words"),
     "wells": wells_by_balance,
     "wells-cmcd": wells_by_annealing,
     "funnel-cmcd": funnel_by_annealing,
