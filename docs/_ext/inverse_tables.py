@@ -53,6 +53,8 @@ def fields(case: str) -> str:
             f"{row['coverage']:.3f} ± {row['coverage s.e.']:.3f}",
             *(f"{row[key]:.2f}" for key in ("sd ratio", "mean error", "residual", "crps ratio")),
         ]
+        if row["crps ratio"] != row["crps ratio"]:
+            cells = ["diverges"] + ["–"] * (len(cells) - 1)
         mark = "**" if row["calibrated"] == "True" else ""
         cells = [f"{mark}{cell}{mark}" for cell in cells]
         body.append(
