@@ -45,7 +45,7 @@ class Peer:
     def __init__(self, kappas, mask, observation, spectrum):
         self.kappas = [float(kappa) for kappa in kappas]
         self.mask = torch.from_numpy(mask)
-        self.observation = torch.from_numpy(observation)
+        self.observation = torch.from_numpy(observation.copy())
         self.spectrum = torch.from_numpy(spectrum[:, : SIZE // 2 + 1].copy())
 
     def denoise(self, z, kappa):
