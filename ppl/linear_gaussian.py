@@ -207,6 +207,8 @@ class LinearGaussian(eqx.Module):
             svd, noise = self.svd, self.noise_std**2
             seen = svd.u_adjoint(rhs)
             unseen = jax.tree.map(jnp.subtract, rhs, svd.u(seen))
+            # Divided by a small noise, what rounding leaves of the seen part would be large.
+            unseen = jax.tree.map(jnp.subtract, unseen, svd.u(svd.u_adjoint(unseen)))
             within = svd.u(_divide(seen, variance * svd.singular_values**2 + noise))
             return jax.tree.map(lambda a, b: a + _divide(b, noise), within, unseen)
         return self._cg(
@@ -238,11 +240,18 @@ class LinearGaussian(eqx.Module):
         noise_std^2) with d = U^H y.
         """
         if not self._works_in_basis:
-            return self.adjoint(self.solve_observed(self.residual(x), variance))
+            return self._pull(self.residual(x), variance)
         svd: Any = self.svd
         s = svd.singular_values
         gap = svd.u_adjoint(self.observation) - s * svd.v_adjoint(x)
         return svd.v(_divide(s * gap, variance * s**2 + self.noise_std**2))
+
+    def _pull(self, rhs: PyTree, variance: Any) -> PyTree:
+        """``A^H (variance A A^H + noise_std^2)^-1 rhs``, to which what no x makes adds nothing."""
+        if self.svd is None or not self._has_one_noise:
+            return self.adjoint(self.solve_observed(rhs, variance))
+        total = variance * self.svd.singular_values**2 + self.noise_std**2
+        return self.adjoint(self.svd.u(_divide(self.svd.u_adjoint(rhs), total)))
 
     def draw_given(self, rng_key: PRNGKeyArray, x: PyTree, variance: Any) -> PyTree:
         """A draw of ``N(x, variance I)`` times the likelihood; exact where `solve_observed` is.
@@ -263,7 +272,7 @@ class LinearGaussian(eqx.Module):
         key_x, key_noise = jax.random.split(rng_key)
         moved = _axpy(jnp.sqrt(variance), normal_like(key_x, self.template), x)
         difference = jax.tree.map(jnp.subtract, self.residual(moved), self.noise(key_noise))
-        return _axpy(variance, self.adjoint(self.solve_observed(difference, variance)), moved)
+        return _axpy(variance, self._pull(difference, variance), moved)
 
     def _cg(self, matvec: Any, rhs: PyTree, start: PyTree, max_steps: Any) -> PyTree:
         steps = self.max_steps if max_steps is None else max_steps

@@ -108,6 +108,22 @@ def test_noise_of_several_levels_enters_the_equations():
     assert np.allclose(likelihood.solve_observed(w, 0.3), expected, rtol=1e-3)
 
 
+@pytest.mark.parametrize("make", [by_decomposition, by_basis])
+def test_a_variance_far_above_the_noise_leaves_no_rounding(make):
+    likelihood, center, variance = make(0.01), jnp.full(5, 300.0), 1e6
+    matrix = MATRIX.astype(float)
+    gram = variance * matrix @ matrix.T + 1e-4 * np.eye(3)
+    weights = np.linalg.solve(gram, OBSERVATION - matrix @ np.full(5, 300.0))
+    found = likelihood.mean_given(center, variance)
+    assert np.allclose(found, 300 + variance * matrix.T @ weights, atol=0.01)
+    solved = likelihood.solve_observed(likelihood.residual(center), variance)
+    assert np.allclose(solved, weights, rtol=0.02)
+    # The broken twin: what rounding leaves of the seen part is divided by the noise.
+    residual = likelihood.residual(center)
+    unseen = residual - likelihood.svd.u(likelihood.svd.u_adjoint(residual))
+    assert not np.allclose(np.asarray(unseen) / 1e-4 + weights, weights, rtol=0.02)
+
+
 @ALL
 def test_draws_given_a_normal_have_its_posterior_law(make):
     likelihood, center, variance = make(), jnp.arange(5.0) / 3, 0.8
