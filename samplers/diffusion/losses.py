@@ -111,6 +111,12 @@ class MinSNR(eqx.Module):
 # Levels ---------------------------------------------------------------------------------------
 
 
+def _location(default: float) -> Any:
+    # Of a type of its own, as one that was loaded has: else both would have programs of their own.
+    convert = lambda x: x if type(x) is object else jnp.asarray(x, jnp.result_type(float))
+    return eqx.field(converter=convert, default=default)
+
+
 class Times(eqx.Module):
     """A law of the times to train at, by its quantile function."""
 
@@ -140,7 +146,7 @@ class LogNormalNoise(Times):
     EDM's -1.2 is for data of standard deviation 1/2; in units of that it is -0.5.
     """
 
-    mean: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=-0.5)
+    mean: Float[Array, ""] = _location(-0.5)
     spread: Float[Array, ""] = positive("spread", default=1.2)
 
     def quantile(self, u: Array, path: NoisePath, sd: Array) -> Array:
@@ -150,7 +156,7 @@ class LogNormalNoise(Times):
 class LogitNormalTime(Times):
     """``logit(t)`` normal [7]: times of a flow, away from both ends."""
 
-    mean: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.0)
+    mean: Float[Array, ""] = _location(0.0)
     spread: Float[Array, ""] = positive("spread", default=1.0)
 
     def quantile(self, u: Array, path: NoisePath, sd: Array) -> Array:

@@ -56,3 +56,10 @@ def test_times_are_spread_evenly_over_their_law_and_stay_on_the_path(times):
     expected = np.clip(np.sort(times.quantile(jnp.asarray(u), path, sd)), 0.1, path.t_max)
     np.testing.assert_allclose(t, expected, atol=0.02)
     assert t.min() >= np.float32(0.1)
+
+
+@pytest.mark.parametrize("law", [samplers.LogNormalNoise, samplers.LogitNormalTime])
+def test_numbers_of_a_law_have_a_type_of_their_own(law):
+    """As those of one that was saved and loaded have: both run one program."""
+    for times in (law(), law(0), law(0.5, 1.0)):
+        assert not any(x.weak_type or x.dtype != jnp.float32 for x in jax.tree.leaves(times))
