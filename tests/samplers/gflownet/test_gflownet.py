@@ -203,7 +203,11 @@ class Looped(Hypergrid):
         return state * 0
 
 
-@pytest.mark.parametrize("broken", [Trapped(2, 3), Looped(2, 3)], ids=["no move", "a loop"])
+@pytest.mark.parametrize(
+    "broken",
+    [Trapped(2, 3), pytest.param(Looped(2, 3), marks=pytest.mark.slow)],
+    ids=["no move", "a loop"],
+)
 def test_paths_that_do_not_end_are_said(broken, unoptimized):
     gflownet = GFlowNet(policy=samplers.TabularPolicy(), num_updates=3, num_paths=8)
     with pytest.raises(ppl.TargetError, match="paths of the training did not end in an object"):
@@ -230,6 +234,7 @@ def test_rewards_that_are_none_are_counted_and_have_no_weight(unoptimized):
     assert np.isfinite(draws.log_evidence.value)
 
 
+@pytest.mark.slow
 def test_a_kernel_moves_the_objects_of_a_buffer_and_is_counted(unoptimized):
     revisit = samplers.Revisit(capacity=8, num_rounds=5, kernel=samplers.SiteMetropolis(8))
     start = random.randint(random.key(0), (8, 2), 0, 8)

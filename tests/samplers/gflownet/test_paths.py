@@ -132,7 +132,7 @@ def some_policy():
     return environment, Table(rows)
 
 
-@pytest.mark.parametrize("kind", ["learned", "MaxEnt"])
+@pytest.mark.parametrize("kind", ["learned", pytest.param("MaxEnt", marks=pytest.mark.slow)])
 def test_weights_are_right_before_training(kind, some_policy):
     """E_F sigmoid(w - log Z) = E_B sigmoid(log Z - w), for any policy; a twin that scores another
     backward policy than the one that drew is found."""

@@ -40,7 +40,7 @@ def known(log_density, states):
     return Known(target, sample, lambda x: jnp.all(x == states, axis=1).astype(float), p)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["letters", pytest.param("spins", marks=pytest.mark.slow)])
 def test_every_state_is_visited_as_often_as_it_should(name):
     log_density, states, values = CASES[name]
     assert agrees(scores(SiteMetropolis(values), known(log_density, states)))
