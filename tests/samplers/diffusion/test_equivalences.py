@@ -12,6 +12,8 @@ from samplers.diffusion.integrate import integrate
 from samplers.diffusion.schedules import LogSNRUniform, grid
 from samplers.diffusion.solvers.multistep import recent
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 KAPPAS = np.array([toy_mixture.FIRST, toy_mixture.LAST])
 LEVELS = np.exp(np.linspace(*np.log(KAPPAS), 13))
 

@@ -13,6 +13,8 @@ from samplers.diffusion import posterior_means
 from samplers.diffusion.paths import MeanReverting
 from samplers.diffusion.posterior_means import InnerImportance, InnerLangevin, InnerRecursive
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 MIXTURE = GaussianMixture([[-2.0, 0.0], [2.0, 1.0]], [0.7, 1.0], [0.3, 0.7])
 PATH = MeanReverting(0.0, 2.0, 1.0, 0.01, 1.0)
 ESTIMATES = {

@@ -15,6 +15,8 @@ from samplers.langevin import minibatch
 from samplers.langevin.sgld import SGLD
 from samplers.langevin.ula import ULA
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 STEP_SIZE, BATCH, NUM_CHAINS = 0.004, 5, 256
 A, N = conjugate.PRECISION, conjugate.NUM_DATA
 LIMIT = t_limit(NUM_CHECKS, NUM_CHAINS - 1)

@@ -12,6 +12,8 @@ from chains import Known, agrees, run, scores
 from samplers.mcmc import elliptical_slice
 from samplers.mcmc.elliptical_slice import EllipticalSlice, prior_mean
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 MEAN = np.array([1.0, -2.0, 3.0])
 COVARIANCE = np.array([[1.0, 0.6, 0.2], [0.6, 2.0, -0.3], [0.2, -0.3, 0.5]])
 DATA, NOISE = np.array([0.0, -1.0, 4.0]), 0.8

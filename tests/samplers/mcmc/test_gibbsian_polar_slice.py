@@ -15,6 +15,8 @@ from models.targets.funnel import Funnel
 from samplers.mcmc import gibbsian_polar_slice
 from samplers.mcmc.gibbsian_polar_slice import GibbsianPolarSlice
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 DIMENSION = 100
 # Half of the draws lie within b, since |x|^2 / d follows an F(d, 1) law.
 MIDDLE = np.sqrt(DIMENSION * scipy.stats.f.ppf(0.5, DIMENSION, 1))

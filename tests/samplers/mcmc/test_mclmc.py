@@ -14,6 +14,8 @@ from samplers.mcmc import isokinetic
 from samplers.mcmc.mclmc import MCLMC, EnergyWarmUp, MCLMCInfo
 from samplers.mcmc.metrics import Identity
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 DIMENSION, NUM_CHAINS = 20, 128
 STANDARD = ppl.from_log_density(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(DIMENSION))
 

@@ -12,6 +12,8 @@ from samplers.smc import along_path
 from samplers.smc.annealed import AIS
 from samplers.smc.path import increments
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 CENTER, NOISE, DIMENSION, NUM_RUNS = 3.0, 0.1, 8, 64
 LOG_Z = DIMENSION * (0.5 * np.log(NOISE / (1 + NOISE)) - CENTER**2 / (2 * (1 + NOISE)))
 TARGET = ppl.posterior(
