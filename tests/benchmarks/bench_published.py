@@ -62,6 +62,16 @@ def wells_by_balance() -> str:
     )  # fmt: skip
 
 
+def wells_by_variance() -> str:
+    """The log-variance with the gradient in the control and exploration."""
+    return wells(
+        samplers.PIS(
+            objective=samplers.VarGrad(), scale=1.5, exploration=0.5, num_updates=4500,
+            learning_rate=4e-3,
+        )
+    )  # fmt: skip
+
+
 def wells_by_annealing() -> str:
     """CMCD by the log-variance."""
     return wells(samplers.CMCD(objective=samplers.VarGrad(), scale=1.5, num_updates=3000))
@@ -78,6 +88,13 @@ def funnels(make: Callable[[], Any], num_keys: int = 3) -> str:
     return (
         f"log Z off by {np.round(log_z - float(target.log_normalizer), 3)}, sd "
         f"{log_z.std(ddof=1):.3f}; mean of w {means.round(2)}, ESS {ess.round(3)}"
+    )
+
+
+def funnel_by_balance() -> str:
+    """Trajectory balance with the gradient in the control and exploration."""
+    return funnels(
+        lambda: samplers.PIS(objective=samplers.TrajectoryBalance(), scale=3.0, exploration=0.5)
     )
 
 
@@ -224,7 +241,9 @@ RUNS: dict[str, Callable[[], str]] = {
     "bits-120": lambda: bits(some_modes(), to_write_long_strings(), 6000, num_moves=30),
     "bits-120-smc": lambda: bits(some_modes(), None, 6000, num_moves=30, only="by words"),
     "wells": wells_by_balance,
+    "wells-variance": wells_by_variance,
     "wells-cmcd": wells_by_annealing,
+    "funnel": funnel_by_balance,
     "funnel-cmcd": funnel_by_annealing,
     "dw4": dw4,
 }
