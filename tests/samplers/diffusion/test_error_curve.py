@@ -11,6 +11,7 @@ from samplers.diffusion.error_curve import ErrorCurve
 SCALE = 0.7
 
 
+@pytest.mark.slow  # what is measured is also in test_fitted_schedules
 def test_the_curve_of_a_gaussian_is_the_known_one():
     denoiser = lambda x, kappa: x * SCALE**2 / (SCALE**2 + kappa**2)
     prior = s.DiffusionPrior(s.EDM(), denoiser, jnp.zeros(3))

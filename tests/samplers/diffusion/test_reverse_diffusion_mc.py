@@ -41,7 +41,11 @@ def test_modes_ten_sds_apart_have_their_shares():
     assert np.mean(np.linalg.norm(np.abs(x) - [5, 0], axis=1) < 4) > 0.98
 
 
-@pytest.mark.parametrize("kernel", [samplers.ULA(0.2), samplers.MALA()], ids=["ULA", "MALA"])
+@pytest.mark.parametrize(
+    "kernel",
+    [samplers.ULA(0.2), pytest.param(samplers.MALA(), marks=pytest.mark.slow)],
+    ids=["ULA", "MALA"],
+)
 def test_chains_with_as_many_evaluations_do_not(draws, kernel):
     """64 chains; they stay on the side where they start, and half of them start on each."""
     steps = max(draws.num_evaluations) // 64
@@ -56,7 +60,7 @@ def test_chains_with_as_many_evaluations_do_not(draws, kernel):
 def test_weights_that_forget_half_of_the_density_are_caught(monkeypatch):
     weighed = posterior_means.weighed
     monkeypatch.setattr(posterior_means, "weighed", lambda f, x: weighed(lambda x: f(x) / 2, x))
-    share = share_of_left(ppl.sample(sampler(513), FAR, 0, num_samples=DRAWS, progress=False))
+    share = share_of_left(ppl.sample(sampler(129), FAR, 0, num_samples=256, progress=False))
     assert abs(share - SHARE) > 0.05
 
 
