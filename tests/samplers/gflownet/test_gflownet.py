@@ -81,8 +81,8 @@ def test_it_learns_from_objects_of_a_buffer_and_counts_the_rewards_of_their_sear
     graph = state_graph(small)
     law = terminal_law(draws.sampler, small, graph)
     assert total_variation(law, graph.exact_law()) < 0.02
-    # Two updates of three build 32 objects, the third looks at 2 x 32.
-    assert draws.num_evaluations == (201 * 32 + 100 * 64 + 1024, 0)
+    # Two updates of three build 32 objects, the third looks at 2 x 32; draws come 512 at a time.
+    assert draws.num_evaluations == (201 * 32 + 100 * 64 + 512, 0)
 
 
 # Bad input -------------------------------------------------------------------------------------
