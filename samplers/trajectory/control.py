@@ -3,9 +3,9 @@
     u(x, t) = clip(A(x / s, t) + b(t) f / sqrt(1 + r f^2), 10^4)               ([1], equation 15)
 
 A is a network that begins as zero, b a function of time, one for each coordinate, that begins as a
-constant; no gradient of
-the loss goes through f, which is s times the gradient of log R / N(0, s^2 I), by coordinate.
-Without the second term (``b`` None) the target is seen at the ends of paths only.
+constant; f is s times the gradient of log R / N(0, s^2 I), by coordinate, and no gradient of the
+loss goes through it. Without the second term (``b`` None) the target is seen at the ends of paths
+only.
 
 r is the variance of the noise that is still to come, in units of s^2. The optimal u is f where r is
 zero. Before that it is the mean of what has still to be added to x, over s r, and by Jensen's

@@ -55,7 +55,7 @@ def test_the_trained_prior_is_a_target_that_is_saved_and_read(tmp_path):
     prior = draws.sampler.prior
     assert isinstance(prior, samplers.MaskedPrior)
     assert "unmask" in prior.offers
-    assert draws.num_evaluations == (0, 3 * 8 + 256 * 4)
+    assert draws.num_evaluations == (0, 3 * 8 + 16 * 4)
     draws.sampler.save(tmp_path / "masked.eqx")
     again = ppl.load_sampler(tmp_path / "masked.eqx", sampler.untrained(target))
     blank = jnp.full(4, 3, jnp.int32)
