@@ -101,7 +101,7 @@ def test_a_mixture_without_its_earlier_rows_is_caught(monkeypatch):
         return right(state._replace(inverse_temperatures=alike, log_evidences=level), b)
 
     monkeypatch.setattr(persistent, "log_mixture_weights", latest)
-    found = run(posterior(), max_temperatures=60)
+    found = run(posterior(), num_chains=4, max_temperatures=60)
     assert abs(np.median(log_evidences(found)) - LOG_Z) > 1
 
 
