@@ -21,6 +21,7 @@ from samplers.mcmc import parallel_tempering
 from samplers.mcmc.parallel_tempering import ParallelTempering, next_ladder
 from samplers.mcmc.random_walk import RandomWalk, RandomWalkInfo, RandomWalkState
 from samplers.smc import stepping_stones
+from samplers.smc.path import Path
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
@@ -239,6 +240,17 @@ def test_states_exchanged_at_other_temperatures_are_caught(monkeypatch):
     right = parallel_tempering.log_odds
     monkeypatch.setattr(parallel_tempering, "log_odds", lambda v, b: right(v, b**2))
     assert line_scores("squared").max() > LIMIT
+
+
+def test_densities_carried_in_units_of_their_own_temperature_are_caught(monkeypatch):
+    right = Path.known_from
+
+    def twin(self, positions, b, log_densities, gradients):
+        known = right(self, positions, b, log_densities, gradients)
+        return known._replace(log_ratio=b * known.log_ratio)
+
+    monkeypatch.setattr(Path, "known_from", twin)
+    assert line_scores("own units").max() > LIMIT
 
 
 # Through the driver -------------------------------------------------------------------------------
