@@ -21,11 +21,11 @@ References
 """
 
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from ppl.energy import Energy, TargetError
 from ppl.environment import Environment, State, shown
@@ -34,22 +34,7 @@ from ppl.template import describe
 from samplers.gflownet.gflownet import GFlowNet
 from samplers.gflownet.local_search import back_and_forth
 from samplers.gflownet.policies import Even, UniformBackward
-
-
-class BackAndForthState(NamedTuple):
-    """An object and its log-density, in nats."""
-
-    position: State
-    log_density: Float[Array, ""]
-
-
-class BackAndForthInfo(NamedTuple):
-    """What the Metropolis test said."""
-
-    acceptance_rate: Float[Array, ""]
-    is_accepted: Bool[Array, ""]
-    diverging: Bool[Array, ""]
-    num_evaluations: Int[Array, "2"]
+from samplers.mcmc.metropolis import MetropolisInfo, MetropolisState
 
 
 class BackAndForth(MarkovKernel):
@@ -122,12 +107,12 @@ class BackAndForth(MarkovKernel):
     def resolve(self, target: Energy) -> "BackAndForth":
         return replace(self, environment=_environment_of(self, target))
 
-    def init(self, rng_key: PRNGKeyArray, target: Energy, position: State) -> BackAndForthState:
-        return BackAndForthState(position, target.log_density(position))
+    def init(self, rng_key: PRNGKeyArray, target: Energy, position: State) -> MetropolisState:
+        return MetropolisState(position, target.log_density(position))
 
     def step(
-        self, rng_key: PRNGKeyArray, target: Energy, state: BackAndForthState
-    ) -> tuple[BackAndForthState, BackAndForthInfo]:
+        self, rng_key: PRNGKeyArray, target: Energy, state: MetropolisState
+    ) -> tuple[MetropolisState, MetropolisInfo]:
         assert self.environment is not None, "resolve(target) first, as ppl.sample does"
         policy, backward = Even(), UniformBackward()
         if self.proposal is not None:
@@ -136,11 +121,11 @@ class BackAndForth(MarkovKernel):
         batch = back_and_forth(rng_key, self.environment, policy, backward, *one, target=target)
         found = jax.tree.map(lambda x: x[0], batch)
         rate = jnp.exp(jnp.minimum(found.log_alpha, 0.0))
-        info = BackAndForthInfo(
+        info = MetropolisInfo(
             jnp.where(jnp.isnan(rate), 0.0, rate), found.is_accepted, found.is_illegal,
             jnp.array([1, 0], jnp.int32),
         )  # fmt: skip
-        return BackAndForthState(found.objects, found.log_reward), info
+        return MetropolisState(found.objects, found.log_reward), info
 
 
 def _environment_of(kernel: BackAndForth, target: Any) -> Environment | None:

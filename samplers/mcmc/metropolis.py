@@ -14,14 +14,30 @@ References
    Biometrika 57, 1970, doi:10.1093/biomet/57.1.97.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import random
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ppl.sampler import Exactness, where
+
+
+class MetropolisState(NamedTuple):
+    """A position and its log-density (nats): all that a kernel without a gradient remembers."""
+
+    position: PyTree
+    log_density: Float[Array, ""]
+
+
+class MetropolisInfo(NamedTuple):
+    """What the test said; ``diverging`` where the proposal has no density."""
+
+    acceptance_rate: Float[Array, ""]
+    is_accepted: Bool[Array, ""]
+    diverging: Bool[Array, ""]
+    num_evaluations: Int[Array, "2"]
 
 
 class ExactWithTest:

@@ -18,35 +18,19 @@ References
    1996. Table 1.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import Exactness, MarkovKernel, positive
 from ppl.template import describe, dimension
-from samplers.mcmc.metropolis import accept, illegal
+from samplers.mcmc.metropolis import MetropolisInfo, MetropolisState, accept, illegal
 from samplers.mcmc.step_size import StepSizeWarmUp, adjusted
-
-
-class RandomWalkState(NamedTuple):
-    """A position and the log-density (nats) there."""
-
-    position: PyTree
-    log_density: Float[Array, ""]
-
-
-class RandomWalkInfo(NamedTuple):
-    """What the Metropolis test said; ``diverging`` where the proposal has no density."""
-
-    acceptance_rate: Float[Array, ""]
-    is_accepted: Bool[Array, ""]
-    diverging: Bool[Array, ""]
-    num_evaluations: Int[Array, "2"]
 
 
 class RandomWalk(MarkovKernel):
@@ -61,7 +45,7 @@ class RandomWalk(MarkovKernel):
 
     needs: ClassVar[frozenset[str]] = frozenset({"log_density"})
     exactness: ClassVar[Exactness] = "exact"
-    plain_state: ClassVar[Any] = RandomWalkState
+    plain_state: ClassVar[Any] = MetropolisState
 
     step_size: Float[Array, ""] = positive("step_size", default=0.1)
 
@@ -76,23 +60,23 @@ class RandomWalk(MarkovKernel):
     def warmup(self, target: Energy) -> StepSizeWarmUp:
         return StepSizeWarmUp(target_acceptance=optimum(dimension(target.template)))
 
-    def init(self, rng_key: PRNGKeyArray, target: Energy, position: Position) -> RandomWalkState:
-        return RandomWalkState(position, target.log_density(position))
+    def init(self, rng_key: PRNGKeyArray, target: Energy, position: Position) -> MetropolisState:
+        return MetropolisState(position, target.log_density(position))
 
     def step(
-        self, rng_key: PRNGKeyArray, target: Energy, state: RandomWalkState
-    ) -> tuple[RandomWalkState, RandomWalkInfo]:
+        self, rng_key: PRNGKeyArray, target: Energy, state: MetropolisState
+    ) -> tuple[MetropolisState, MetropolisInfo]:
         key_noise, key_accept = jax.random.split(rng_key)
         noise = optax.tree.random_like(key_noise, state.position)
         position = jax.tree.map(
             lambda x, xi: (x + self.step_size * xi).astype(x.dtype), state.position, noise
         )
-        proposed = RandomWalkState(position, target.log_density(position))
+        proposed = MetropolisState(position, target.log_density(position))
 
         diverging = illegal(proposed.log_density)
         log_ratio = jnp.where(diverging, -jnp.inf, proposed.log_density - state.log_density)
         state, acceptance_rate, is_accepted = accept(key_accept, log_ratio, proposed, state)
-        return state, RandomWalkInfo(
+        return state, MetropolisInfo(
             acceptance_rate, is_accepted, diverging, jnp.array([1, 0], jnp.int32)
         )
 
@@ -100,7 +84,7 @@ class RandomWalk(MarkovKernel):
         self,
         particles: Position,
         log_weights: Float[Array, " n"],
-        info: RandomWalkInfo | None,
+        info: MetropolisInfo | None,
         watched: Any = (),
     ) -> "RandomWalk":
         one = jax.eval_shape(lambda tree: jax.tree.map(lambda x: x[0], tree), particles)

@@ -14,7 +14,7 @@ References
    Phys. 21, 1953, doi:10.1063/1.1699114.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -22,28 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import random
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from ppl.energy import Energy, Position, TargetError
 from ppl.sampler import Exactness, MarkovKernel
 from ppl.template import describe
-from samplers.mcmc.metropolis import accept, illegal
-
-
-class SiteState(NamedTuple):
-    """Values and their log-density, in nats."""
-
-    position: Position
-    log_density: Float[Array, ""]
-
-
-class SiteInfo(NamedTuple):
-    """What the Metropolis test said."""
-
-    acceptance_rate: Float[Array, ""]
-    is_accepted: Bool[Array, ""]
-    diverging: Bool[Array, ""]
-    num_evaluations: Int[Array, "2"]
+from samplers.mcmc.metropolis import MetropolisInfo, MetropolisState, accept, illegal
 
 
 def _values(given: Any) -> Int[Array, " values"]:
@@ -106,12 +90,12 @@ class SiteMetropolis(MarkovKernel):
                     f"in a start and not among its values, {np.asarray(self.values).tolist()}"
                 )
 
-    def init(self, rng_key: PRNGKeyArray, target: Energy, position: Position) -> SiteState:
-        return SiteState(position, target.log_density(position))
+    def init(self, rng_key: PRNGKeyArray, target: Energy, position: Position) -> MetropolisState:
+        return MetropolisState(position, target.log_density(position))
 
     def step(
-        self, rng_key: PRNGKeyArray, target: Energy, state: SiteState
-    ) -> tuple[SiteState, SiteInfo]:
+        self, rng_key: PRNGKeyArray, target: Energy, state: MetropolisState
+    ) -> tuple[MetropolisState, MetropolisInfo]:
         key_site, key_value, key_accept = random.split(rng_key, 3)
         sites, back = ravel_pytree(state.position)
         site = random.randint(key_site, (), 0, sites.size)
@@ -126,4 +110,4 @@ class SiteMetropolis(MarkovKernel):
         log_ratio = jnp.where(diverging, -jnp.inf, log_ratio)
         state, rate, is_accepted = accept(key_accept, log_ratio, proposed, state)
         evaluations = jnp.array([1, 0], jnp.int32)
-        return state, SiteInfo(rate, is_accepted, diverging, evaluations)
+        return state, MetropolisInfo(rate, is_accepted, diverging, evaluations)

@@ -18,8 +18,9 @@ from ppl import trial
 from ppl.sampler import MarkovKernel
 from samplers.langevin.mala import MALA
 from samplers.mcmc import parallel_tempering
+from samplers.mcmc.metropolis import MetropolisInfo, MetropolisState
 from samplers.mcmc.parallel_tempering import ParallelTempering, next_ladder
-from samplers.mcmc.random_walk import RandomWalk, RandomWalkInfo, RandomWalkState
+from samplers.mcmc.random_walk import RandomWalk
 from samplers.smc import stepping_stones
 from samplers.smc.path import Path
 
@@ -64,15 +65,15 @@ class Ideal(MarkovKernel):
     exactness: ClassVar = "exact"
 
     def init(self, rng_key, target, position):
-        return RandomWalkState(position, target.log_density(position))
+        return MetropolisState(position, target.log_density(position))
 
     def step(self, rng_key, target, state):
         precision = 1 + target.inverse_temperature / NOISE
         mean = target.inverse_temperature * CENTER / NOISE / precision
         x = mean + random.normal(rng_key, (DIMENSION,)) / jnp.sqrt(precision)
         yes = jnp.ones((), bool)
-        info = RandomWalkInfo(jnp.ones(()), yes, ~yes, jnp.array([1, 0], jnp.int32))
-        return RandomWalkState(x, target.log_density(x)), info
+        info = MetropolisInfo(jnp.ones(()), yes, ~yes, jnp.array([1, 0], jnp.int32))
+        return MetropolisState(x, target.log_density(x)), info
 
 
 LADDERS = {
