@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from ppl.environment import Environment, State
 from samplers.gflownet.paths import Paths, Row, Told, told
-from samplers.gflownet.policies import BackwardPolicy
+from samplers.gflownet.policies import BackwardPolicy, Said, masked
 from samplers.trajectory.objectives import Scores, fl_shift
 
 WIDTH = 64  # rows that a policy is asked about together
@@ -50,15 +50,18 @@ def ask(
     n = environment.num_actions
     later = jax.tree.map(lambda x: jnp.concatenate([x[1:], x[-1:]]), paths.states)
     before = jnp.concatenate([jnp.full_like(paths.actions[:1], n), paths.actions[:-1]])
-    # States with a transition, and the one that the last move of a path leads to.
-    goes_on = paths.mask & (paths.actions < n)
-    is_left = jnp.concatenate([jnp.zeros_like(goes_on[:1]), goes_on[:-1]])
     rows = Row(paths.states, paths.actions, before, later)
 
     def one(policy: Any, row: Row) -> Told:
         return told(environment, backward, policy(environment, row.state), row)
 
-    return where_needed(one, policy, rows, paths.mask | is_left, tells)
+    return where_needed(one, policy, rows, _reached(environment, paths), tells)
+
+
+def _reached(environment: Environment, paths: Paths) -> Bool[Array, "T B"]:
+    """States with a transition, and the one that the last move of a path leads to."""
+    goes_on = paths.mask & (paths.actions < environment.num_actions)
+    return paths.mask | jnp.concatenate([jnp.zeros_like(goes_on[:1]), goes_on[:-1]])
 
 
 def where_needed(
@@ -120,18 +123,65 @@ def where_needed(
     return jax.tree.map(lambda x: x.reshape(shape), differentiable(arrays))
 
 
-def look_forward(environment: Any, scores: Scores, paths: Paths, log_z: Float[Array, ""]) -> Scores:
-    """Scores whose flows are forward-looking: log F(s) = what was learned - E(s) + (1 - p) log Z.
+class Ahead(eqx.Module):
+    """A policy whose flows look forward: where building may stop, it says what that tells of them.
 
-    With p the progress that the environment sees at a state, what is learned is small everywhere:
-    without the last term it would have to be log Z at the source, and nothing where objects are
-    complete. p is 1 where the environment does not tell.
+    F(s) P_F(stop | s) = R(s), so that log F(s) less log R(s) is -log P_F(stop | s).
     """
 
-    def guess(state: State) -> Array:
-        done = environment.progress(state) if "progress" in environment.offers else 1.0
-        return (1 - done) * log_z - environment.partial_energy(state)
+    policy: Any
 
-    shift = jax.vmap(jax.vmap(guess))(paths.states)
-    shift = jnp.concatenate([shift, jnp.zeros_like(shift[:1])])
-    return fl_shift(scores, shift.astype(scores.log_flow.dtype))
+    def __call__(self, environment: Environment, state: State) -> Said:
+        said, mask = self.policy(environment, state), environment.forward_mask(state)
+        log_stop = masked(said.forward, mask)[-1]
+        return said._replace(log_flow=jnp.where(mask[-1], -log_stop, said.log_flow))
+
+
+def look_forward(
+    environment: Any,
+    scores: Scores,
+    paths: Paths,
+    log_z: Float[Array, ""],
+    log_rewards: Float[Array, "T B"],
+) -> Scores:
+    """Scores by a policy `Ahead`, with forward-looking flows.
+
+        log F(s) = log R(s) - log P_F(stop | s)              where building may stop
+                   what was learned - E(s) + (1 - p) log Z   elsewhere
+
+    ``log_rewards`` are those of states, read where building may stop. With p the progress that the
+    environment sees at a state, what is learned is small everywhere: without the last term it would
+    have to be log Z at the source, and nothing where objects are complete. p is 1 where the
+    environment does not tell.
+    """
+
+    def shift(state: State, log_reward: Array) -> Array:
+        done = environment.progress(state) if "progress" in environment.offers else 1.0
+        guess = (1 - done) * log_z - environment.partial_energy(state)
+        return jnp.where(environment.forward_mask(state)[-1], log_reward, guess)
+
+    shifts = jax.vmap(jax.vmap(shift))(paths.states, log_rewards)
+    shifts = jnp.concatenate([shifts, jnp.zeros_like(shifts[:1])])
+    return fl_shift(scores, shifts.astype(scores.log_flow.dtype))
+
+
+def rewards_on_the_way(
+    environment: Environment, paths: Paths, log_reward: Float[Array, " B"]
+) -> tuple[Float[Array, "rows B"], Bool[Array, "rows B"]]:
+    """Log-rewards of where paths stopped, then of states where they might have; which are asked.
+
+    States where building may not stop are not asked, nor is the last of a path a second time: they
+    have the reward of their path. Where none is, as if objects have all one size, it costs nothing.
+    """
+    may_stop = jax.vmap(jax.vmap(environment.forward_mask))(paths.states)[..., -1]
+    goes_on = paths.actions < environment.num_actions
+    asked = may_stop & goes_on & _reached(environment, paths)
+    of_all = jnp.broadcast_to(log_reward, asked.shape)
+
+    def found() -> Array:
+        rewards = jax.vmap(jax.vmap(environment.log_density))(paths.states)
+        return jnp.where(asked, rewards, of_all)
+
+    on_the_way = lax.cond(jnp.any(asked), found, lambda: of_all)
+    is_asked = jnp.concatenate([jnp.ones_like(asked[:1]), asked])
+    return jnp.concatenate([log_reward[None], on_the_way]), is_asked

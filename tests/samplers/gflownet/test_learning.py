@@ -44,18 +44,35 @@ def test_a_small_grid_is_learned_within_a_thousand_updates(name):
     assert draws.log_evidence.value == pytest.approx(np.log(22.4), abs=0.01)
 
 
-def test_local_credit_halves_the_updates():
-    """Forward-looking, on paths half of which are cut short, with half the updates."""
-    environment = Sets(2 * np.random.default_rng(0).normal(size=10), 5)
+LOCAL = {  # environment, what looks forward, its rate, updates of detailed balance
+    "sets": (Sets(2 * np.random.default_rng(0).normal(size=10), 5), "DB", 1e-2, 500),
+    "grid": (Hypergrid(2, 20), "SubTB", 3e-2, 1000),
+}
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_local_credit_halves_the_updates(name):
+    """Forward-looking, on paths half of which are cut short, with half the updates.
+
+    Of 0.003, 0.01 and 0.03 the rates are the best of each. Rewards on the way are paid for where
+    building might have stopped.
+    """
+    environment, ahead, rate, num_updates = LOCAL[name]
     graph = state_graph(environment)
-    balance = {"objective": samplers.DetailedBalance(), "learning_rate": 1e-2}
-    ahead = {"num_updates": 250, "forward_looking": True, "incomplete": 0.5}
-    plain, local = (
-        np.mean([learned(environment, graph, key, **balance, **one)[0] for key in range(3)])
-        for one in ({"num_updates": 500}, ahead)
-    )
-    print(f"\nDB with 500 updates {plain:.4f}, FL-DB with 250 {local:.4f}")
-    assert local < plain
+    plain = OBJECTIVES["DB"] | {"num_updates": num_updates, "learning_rate": 1e-2}
+    local = OBJECTIVES[ahead] | {"num_updates": num_updates // 2, "learning_rate": rate}
+    local |= {"forward_looking": True, "incomplete": 0.5}
+    off, rewards = [], []
+    for options in (plain, local):
+        runs = [learned(environment, graph, key, **options) for key in range(3)]
+        off.append(np.mean([run[0] for run in runs]))
+        rewards.append(runs[0][1].num_evaluations[0])
+    print(f"\nDB {off[0]:.4f}, forward-looking {ahead} {off[1]:.4f}; rewards {rewards}")
+    assert off[1] < off[0]
+    if name == "sets":
+        assert rewards[0] - rewards[1] == num_updates // 2 * 64
+    else:
+        assert rewards[1] > 5 * rewards[0]
 
 
 def test_without_exploration_corners_are_missed_and_the_sum_says_so():
