@@ -4,6 +4,9 @@
     y_i | f ~ Poisson(exp(f_i) / side^2)
     log likelihood = sum_i y_i f_i - exp(f_i) / side^2
 
+In whitened coordinates positions are z, f = mu + chol(K) z, whose prior is N(0, I): log Z is the
+same, and what the counts do not tell of has unit scale.
+
 ``|i - j|`` is the distance of cells in units of a cell, ``rate`` is 33: the correlation is 1 / e at
 40 / 33 cells. The log-likelihood leaves out the constants of the Poisson law, so that log Z is that
 of the sum above, as in the papers.
@@ -52,13 +55,25 @@ def log_likelihood(f: Any, counts: Any) -> Any:
     return jnp.sum(counts * f - jnp.exp(f) / f.size)
 
 
-def log_gaussian_cox(counts: Any = None) -> Posterior:
+def intensities(z: Any, factor: Any) -> Any:
+    """Log-intensities f of whitened positions, ``factor`` the Cholesky factor of K."""
+    return MEAN + z @ factor.T
+
+
+def log_likelihood_of_whitened(z: Any, factor: Any, counts: Any) -> Any:
+    """That of the log-intensities."""
+    return log_likelihood(intensities(z, factor), counts)
+
+
+def log_gaussian_cox(counts: Any = None, *, whitened: bool = False) -> Posterior:
     """Posterior of the log-intensities f, one a cell, (side^2,); its prior is normalized.
 
     Parameters
     ----------
     counts
         Number of points in each cell of a square grid; None: the synthetic ones.
+    whitened
+        Whether positions are z in place of f; `intensities` makes the latter of them.
 
     Raises
     ------
@@ -69,7 +84,11 @@ def log_gaussian_cox(counts: Any = None) -> Posterior:
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or not np.all(counts >= 0):
         raise ValueError(f"counts are a square table of numbers of points; got {counts!r}")
     factor = np.linalg.cholesky(covariance(len(counts)))
+    data = jnp.asarray(counts.ravel(), float)
+    if whitened:
+        standard = dist.Normal(0, 1).expand((counts.size,)).to_event()
+        return ppl.posterior(standard, log_likelihood_of_whitened, jnp.asarray(factor, float), data)
     prior = dist.MultivariateNormal(
         jnp.full(counts.size, MEAN, float), scale_tril=jnp.asarray(factor, float)
     )
-    return ppl.posterior(prior, log_likelihood, jnp.asarray(counts.ravel(), float))
+    return ppl.posterior(prior, log_likelihood, data)
