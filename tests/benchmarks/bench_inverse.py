@@ -1,14 +1,15 @@
 """Calibration of samplers of inverse problems on Gaussian fields, whose posterior is known exactly.
 
     python tests/benchmarks/bench_inverse.py [mask] [blur] [fields=5] [method ..]
+    python tests/benchmarks/bench_inverse.py gains
 
 A random field of 64 x 64 pixels, a quarter of them seen, or blurred; 20 fields each, or fewer for
 methods that take long, 99 draws of each posterior, compared with its exact mean and standard
 deviations. The prior has its exact denoiser, so that what is wrong is the method's. A sampler joins
 by its name in `SETTINGS`; all problems of a case run in one compiled program.
 
-Each method's line goes to ``docs/inverse_fields.csv`` as it comes, and lines that are there are
-left alone; the site makes its tables of them.
+Each method's line goes to ``docs/inverse_fields.csv`` and takes in one field after another; one
+that is there goes on with the fields that it lacks. The site makes its tables of them.
 """
 
 import csv
@@ -45,9 +46,11 @@ from ppl.diagnostics.data_consistency import data_consistency
 from ppl.diagnostics.interval_coverage import covered
 from ppl.linear_operators import Dense
 from ppl.sampler import ParticleSampler, Sampler
+from samplers.diffusion.inverse.problem import Problem
 
 NUM_DRAWS = 99  # of which the 5th and the 95th in order hold the truth 90 % of the time
 NUM_FIELDS = 20
+FIELDS_AT_ONCE = 2
 LEVEL = 0.9
 LIMIT = 4.9  # standard errors over the fields
 
@@ -106,6 +109,7 @@ class FieldCase(NamedTuple):
     means: np.ndarray
     sds: np.ndarray
     exact: np.ndarray  # draws, (problem, draw, ...)
+    first: int = 0
 
 
 def seen_through(kind: str, size: int, rng_key: Any) -> tuple[tuple[int, ...], Any, float]:
@@ -131,12 +135,13 @@ def field_case(
     num_fields: int = NUM_FIELDS,
     num_draws: int = NUM_DRAWS,
     rng_key: int = 0,
+    first: int = 0,
 ) -> FieldCase:
-    """Draw fields and their data, and what there is to know of them."""
+    """Draw fields from the ``first`` on and their data, and what there is to know of them."""
     draw = eqx.filter_jit(lambda posterior, key: posterior.sample(key, num_draws))
     facts = eqx.filter_jit(lambda posterior: (posterior.mean, posterior.sd))
     rows, factored, targets = [], None, []
-    for i in range(num_fields):
+    for i in range(first, first + num_fields):
         keys = random.split(random.fold_in(random.key(rng_key), i), 4)
         shape, operator, noise = seen_through(kind, size, keys[0])
         field = GaussianField(shape)
@@ -152,10 +157,12 @@ def field_case(
         posterior = factored.given(likelihood.observation)
         rows.append((truth, *facts(posterior), draw(posterior, keys[3])))
     truths, means, sds, exact = (np.stack(column) for column in zip(*rows, strict=True))
-    return FieldCase(kind, targets, truths, means, sds, exact)
+    return FieldCase(kind, targets, truths, means, sds, exact, first)
 
 
-def draws_of(sampler: Any, case: Any, num_draws: int, rng_key: int = 0) -> tuple[np.ndarray, float]:
+def draws_of(
+    sampler: Any, case: Any, num_draws: int, rng_key: int = 0, first: int = 0
+) -> tuple[np.ndarray, float]:
     """Draws of every problem, (problem, draw, ...), in one program, and what one of them cost.
 
     The cost is in evaluations of the denoiser, its transposed derivatives included. A function
@@ -166,7 +173,7 @@ def draws_of(sampler: Any, case: Any, num_draws: int, rng_key: int = 0) -> tuple
         return sampler(case), 0.0
     size = {} if isinstance(sampler, ParticleSampler) else {"num_samples": num_draws}
     equal, calls = [], []
-    for i, target in enumerate(case.targets):
+    for i, target in enumerate(case.targets, first):
         key = random.fold_in(random.key(rng_key), i)
         try:
             run = ppl.sample(sampler, target, key, progress=False, **size)
@@ -213,7 +220,7 @@ def calibration(
     rows = {}
     for name, sampler in methods.items():
         began = time.perf_counter()
-        draws, cost = draws_of(sampler, case, num_draws, rng_key)
+        draws, cost = draws_of(sampler, case, num_draws, rng_key, case.first)
         found = measured(draws, case)
         seconds = time.perf_counter() - began
         mean, error = found.mean(0), found.std(0, ddof=1) / np.sqrt(len(found))
@@ -273,15 +280,53 @@ def what(name: str) -> str:
     return getattr(samplers, name).exactness
 
 
-def keep(path: Path, columns: tuple[str, ...], row: Mapping[str, Any]) -> None:
-    """Write a line, the header before the first."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(columns)
-        values = [row[name] for name in columns]
-        writer.writerow(f"{x:.4g}" if isinstance(x, float) else x for x in values)
+def keep(path: Path, columns: tuple[str, ...], row: Mapping[str, Any], *same: str) -> None:
+    """Write a line: in the place of that which agrees in these columns, or as the last."""
+    lines = [list(columns)]
+    if path.exists():
+        with path.open(newline="") as file:
+            lines = list(csv.reader(file))
+    new = [f"{x:.4g}" if isinstance(x, float) else str(x) for x in (row[c] for c in columns)]
+    alike = lambda line: all(line[i] == new[i] for i in map(columns.index, same))
+    at = next((i for i, line in enumerate(lines) if same and alike(line)), len(lines))
+    lines[at:] = [new, *lines[at + 1 :]]
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(lines)
+
+
+def line_of(path: Path, **same: str) -> dict[str, Any] | None:
+    """The line with these entries, if there is one; what looks like a number is one."""
+    if not path.exists():
+        return None
+
+    def value(entry: str) -> Any:
+        try:
+            return float(entry)
+        except ValueError:
+            return entry
+
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if all(row[name] == entry for name, entry in same.items()):
+                return {name: row[name] if name in same else value(row[name]) for name in row}
+    return None
+
+
+def added(
+    old: Mapping[str, Any] | None, new: Mapping[str, Any], count: str, errors: Mapping[str, str]
+) -> dict[str, Any]:
+    """One line for the problems of two; ``errors`` names that of each measure."""
+    if old is None:
+        return dict(new)
+    n, m = int(old[count]), int(new[count])
+    mean = lambda name: (n * old[name] + m * new[name]) / (n + m)
+    line = dict(new) | {count: n + m, "calls": mean("calls")}
+    line["seconds"] = old["seconds"] + new["seconds"]
+    for name, error in errors.items():
+        squares = sum(k * (k - 1) * one[error] ** 2 for k, one in ((n, old), (m, new)) if k > 1)
+        squares += n * m / (n + m) * (old[name] - new[name]) ** 2
+        line |= {name: mean(name), error: (squares / (n + m) / (n + m - 1)) ** 0.5}
+    return line
 
 
 def there(path: Path, *columns: str) -> set[tuple[str, ...]]:
@@ -292,23 +337,64 @@ def there(path: Path, *columns: str) -> set[tuple[str, ...]]:
         return {tuple(row[name] for name in columns) for row in csv.DictReader(file)}
 
 
+def more(kind: str, name: str, method: Any, first: int, number: int) -> dict[str, Any]:
+    """The line of some fields."""
+    case = field_case(kind, num_fields=number, first=first)
+    row = calibration({name: method}, case).loc[name].to_dict()
+    return row | {"case": kind, "method": name, "draws are": what(name), "fields": number}
+
+
+def together(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
+    """The line of the fields of both."""
+    row = added(old, new, "fields", {name: f"{name} s.e." for name in ("coverage", "residual")})
+    if old is not None:
+        share = old["fields"] / row["fields"]
+        mean = lambda name, power=1: share * old[name] ** power + (1 - share) * new[name] ** power
+        row |= {"sd ratio": mean("sd ratio"), "crps ratio": mean("crps ratio")}
+        row["mean error"] = mean("mean error", 2) ** 0.5
+    return row | {"calibrated": calibrated(row)}
+
+
 def main(*chosen: str) -> None:
-    """Write the lines that are asked for and not there."""
+    """Write the lines that are asked for, and to those that are there add what they lack."""
     kinds = [kind for kind in ("mask", "blur") if kind in chosen] or ["mask", "blur"]
     number = next((int(x.removeprefix("fields=")) for x in chosen if "=" in x), NUM_FIELDS)
     methods = KNOWN | available()
     wanted = [name for name in methods if name in chosen] or [*methods]
-    done = there(TABLE, "case", "method")
     for kind in kinds:
-        left = [name for name in wanted if (kind, name) not in done]
-        case = field_case(kind, num_fields=number) if left else None
-        for name in left:
-            assert case is not None
-            row = calibration({name: methods[name]}, case).loc[name].to_dict()
-            row |= {"case": kind, "method": name, "draws are": what(name), "fields": number}
-            keep(TABLE, COLUMNS, row)
+        for name in wanted:
+            row = line_of(TABLE, case=kind, method=name)
+            while (have := int(row["fields"]) if row else 0) < number:
+                step = min(FIELDS_AT_ONCE, number - have)
+                row = together(row, more(kind, name, methods[name], have, step))
+                keep(TABLE, COLUMNS, row, "case", "method")
             jax.clear_caches()
 
 
+def gains() -> None:
+    """Largest gain of a gradient of `STSL`, in its thousand steps: stable below 2."""
+
+    @jax.jit
+    def largest(problem: Problem, level: Any) -> jax.Array:
+        denoise = lambda z: problem.denoise(z, level)  # linear and symmetric
+        product = lambda z: denoise(problem.adjoint(problem.forward(denoise(z))))
+        unit = lambda z: z / jnp.linalg.norm(z)
+        start = unit(random.normal(random.key(0), problem.prior.point.shape))
+        top = jax.lax.fori_loop(0, 60, lambda _, z: unit(product(z)), start)
+        return jnp.vdot(top, product(top))
+
+    for kind in ("mask", "blur"):
+        (target,) = field_case(kind, num_fields=1, num_draws=2).targets
+        steps, found = samplers.STSL().resolve(target).steps, []
+        for i in range(0, 1000, 20):
+            level, after = jax.tree.map(lambda x, i=i: x[i], (steps.start, steps.end))
+            squared = largest(Problem(target), level) / target.log_likelihood_fn.noise_std**2
+            found.append(((level.kappa**2 - after.kappa**2) * float(squared), level.kappa))
+        print("{}: {:.0f} at a noise of {:.1f}".format(kind, *max(found)))
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1:] == ["gains"]:
+        gains()
+    else:
+        main(*sys.argv[1:])

@@ -1,7 +1,7 @@
 """Samplers of inverse problems where the posterior has modes, and is known exactly.
 
     python tests/benchmarks/bench_mixture.py [8] [80] [800] [digits] [problems=5] [method ..]
-    python tests/benchmarks/bench_mixture.py particles [problems=5] [method ..]
+    python tests/benchmarks/bench_mixture.py particles [problems=5] [draws=250] [method ..]
     python tests/benchmarks/bench_mixture.py pooled
     python tests/benchmarks/bench_mixture.py shares
 
@@ -9,19 +9,22 @@
   problems each: all problems of one dimension run in one compiled program;
 - **digits**: a kernel density of 1,697 handwritten digits, of which the upper half is seen of one
   that is not among them;
-- **particles**: the methods that become exact as particles grow, at 64, 512 and 4,096 of them;
+- **particles**: the methods that become exact as particles grow, and `FPSSMC`, at 64, 512 and
+  4,096 of them;
 - **pooled**: draws of one run of `MCGDiff`, and of eight together, each weighed by its evidence: of
   what runs differ in an eighth of the variance is left, of a bias all;
 - **shares**: what share of the draws of `MCGDiff` a mode has, from run to run; it only prints.
 
 Sliced Wasserstein distance to exact draws, beside that between two sets of exact draws: the floor.
 Every prior has its exact denoiser, so that what is wrong is the method's. Each line goes to
-``docs/inverse_mixture.csv`` as it comes, and lines that are there are left alone; the site makes
-its tables of them.
+``docs/inverse_mixture.csv`` as it comes, and lines that are there go on with the problems that they
+lack, ``at_once=20`` or as many as it says; the site makes its tables of them.
 """
 
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +37,7 @@ from scipy.special import logsumexp
 
 import ppl
 import samplers
-from bench_inverse import draws_of, keep, there, widened
+from bench_inverse import added, draws_of, keep, line_of, there, widened
 from models.inverse.images import digits
 from models.inverse.mixture_posterior import MixturePosterior, benchmark, kernel_density
 from models.inverse.operators import Masking
@@ -107,7 +110,9 @@ def mixture_case(
     return MixtureCase(f"{num_dims}, {num_observed}", targets, exact, again)
 
 
-def digits_case(*, num_problems: int = 20, num_draws: int = 200, sd: float = 0.1) -> MixtureCase:
+def digits_case(
+    *, num_problems: int = 20, num_draws: int = 200, sd: float = 0.1, first: int = 0
+) -> MixtureCase:
     """Digits that the prior has not seen, by their upper half."""
     draw = eqx.filter_jit(lambda posterior, key: posterior.sample(key, num_draws))
     rows, _ = digits()
@@ -116,7 +121,7 @@ def digits_case(*, num_problems: int = 20, num_draws: int = 200, sd: float = 0.1
     path = samplers.EDM(t_min=0.01, t_max=80.0)
     learned = samplers.DiffusionPrior(path, prior.denoise, prior.template)
     targets, sets = [], []
-    for i in range(num_problems):
+    for i in range(first, first + num_problems):
         truth = jnp.asarray(rows[-100 + i].reshape(-1))
         likelihood = ppl.LinearGaussian(upper, upper(truth), 0.1).observe(random.key(i), truth)
         targets.append(ppl.posterior(learned, likelihood))
@@ -143,10 +148,12 @@ def joined(cases: list[MixtureCase]) -> MixtureCase:
     return MixtureCase("", [t for case in cases for t in case.targets], exact, again)
 
 
-def lines(name: str, sampler: Any, cases: list[MixtureCase]) -> list[dict[str, Any]]:
+def lines(
+    name: str, sampler: Any, cases: list[MixtureCase], rng_key: int = 0
+) -> list[dict[str, Any]]:
     """A line of the file for each case; all problems run in one program."""
     began, every = time.perf_counter(), joined(cases)
-    draws, calls = draws_of(sampler, every, every.exact.shape[1])
+    draws, calls = draws_of(sampler, every, every.exact.shape[1], rng_key)
     if isinstance(sampler, ParticleSampler):  # a draw is a particle, whatever is made of them
         calls = calls * every.exact.shape[1] / sampler.num_particles  # pyright: ignore[reportAttributeAccessIssue]
     seconds, found = (time.perf_counter() - began) / len(cases), []
@@ -248,30 +255,44 @@ def shares(num_runs: int = 16) -> None:
             )
 
 
+def option(chosen: tuple[str, ...], name: str, default: int) -> int:
+    """The number in ``name=number``."""
+    return next((int(x.split("=")[1]) for x in chosen if x.startswith(f"{name}=")), default)
+
+
 def main(*chosen: str) -> None:
-    """Write the lines that are asked for and not there."""
-    done = there(TABLE, "case", "method")
-    number = next((int(x.removeprefix("problems=")) for x in chosen if "=" in x), 20)
+    """Write the lines that are asked for, and to those that are there add what they lack."""
+    number = option(chosen, "problems", 20)
+    at_once = option(chosen, "at_once", number)
     parts = [part for part in ("8", "80", "800", "digits", "particles") if part in chosen]
     for part in parts or ["8", "80", "800", "particles"]:
-        n = {"800": 100, "digits": 200}.get(part, 250)
-        if part == "digits":
-            cases = [digits_case(num_problems=number, num_draws=n)]
-        else:
-            d = 8 if part == "particles" else int(part)
-            cases = [mixture_case(d, m, num_problems=number, num_draws=n) for m in OBSERVED]
+        n = option(chosen, "draws", {"800": 100, "digits": 200}.get(part, 250))
         methods = {name: (name, {}) for name in ("exact draws", *SETTINGS)}
         if part == "particles":
             methods = {k: (name, {"num_particles": m}) for k, (name, m) in PARTICLES.items()}
-        wanted = [name for name in methods if name in chosen] or [*methods]
-        for name in wanted:
-            if all((case.name, name) in done for case in cases):
-                continue
+            if n != 250:  # fewer draws have another floor
+                methods[f"exact draws, {n}"] = ("exact draws", {})
+        for name in [name for name in methods if name in chosen] or [*methods]:
             kind, others = methods[name]
-            for line in lines(name, made(kind, n, **others), cases):
-                keep(TABLE, COLUMNS, line)
-                print(*line.values(), flush=True)
+            sampler, cases = made(kind, n, **others), part_of(part, n)
+            rows = [line_of(TABLE, case=case, method=name) for case in cases]
+            while (have := int(rows[0]["problems"]) if rows[0] else 0) < number:
+                new = [make(have, min(at_once, number - have)) for make in cases.values()]
+                pairs = zip(rows, lines(name, sampler, new, have), strict=True)
+                rows = [added(*pair, "problems", {"distance": "s.e."}) for pair in pairs]
+                for row in rows:
+                    keep(TABLE, COLUMNS, row, "case", "method")
+                    print(*row.values(), flush=True)
             jax.clear_caches()
+
+
+def part_of(part: str, num_draws: int) -> dict[str, Callable[[int, int], MixtureCase]]:
+    """Cases of a part by their names: of so many problems from the first on."""
+    if part == "digits":
+        return {part: lambda at, n: digits_case(num_problems=n, num_draws=num_draws, first=at)}
+    d = 8 if part == "particles" else int(part)
+    case = lambda at, n, m: mixture_case(d, m, num_problems=n, num_draws=num_draws, first=at)
+    return {f"{d}, {m}": partial(case, m=m) for m in OBSERVED}
 
 
 if __name__ == "__main__":

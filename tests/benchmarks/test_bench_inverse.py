@@ -1,5 +1,6 @@
 """The harness passes exact draws and fails broken ones, each for what is wrong with it."""
 
+import numpy as np
 import pytest
 
 import bench_inverse as bench
@@ -59,6 +60,34 @@ def test_lines_are_kept_and_known_again(tmp_path):
     assert bench.there(path, "case", "method") == {("mask", "DPS"), ("mask", "TMPD")}
     assert bench.what("TMPD") == "biased"
     assert bench.what("narrow") == "broken"
+
+
+def test_a_line_that_grows_is_that_of_all_its_problems(tmp_path):
+    """Means and errors of the pieces together are those of the whole; others stay as they were."""
+    measures = np.random.default_rng(0).uniform(0.8, 1.2, (5, len(bench.MEASURES)))
+
+    def row(found):
+        error = found.std(0, ddof=1) / len(found) ** 0.5 if len(found) > 1 else np.full(5, np.nan)
+        one = dict(zip(bench.MEASURES, found.mean(0), strict=True))
+        one |= {f"{name} s.e.": x for name, x in zip(bench.MEASURES, error, strict=True)}
+        one["mean error"] = np.mean(found[:, 2] ** 2) ** 0.5
+        names = {"case": "mask", "method": "DPS", "draws are": "biased", "calibrated": False}
+        return one | names | {"fields": len(found), "calls": 10.0, "seconds": 1.0 * len(found)}
+
+    path, whole, grown = tmp_path / "lines.csv", row(measures), None
+    bench.keep(path, bench.COLUMNS, whole | {"method": "TMPD", "sd ratio": 0.123456})
+    before = path.read_text()
+    for piece in (measures[:2], measures[2:4], measures[4:]):
+        grown = bench.together(grown, row(piece))
+        bench.keep(path, bench.COLUMNS, grown, "case", "method")
+    for name in set(bench.COLUMNS) - {"calibrated"}:
+        assert grown[name] == pytest.approx(whole[name]), name
+    assert path.read_text().startswith(before)
+    assert path.read_text().count("\n") == 3
+    found = bench.line_of(path, case="mask", method="DPS")
+    assert found["fields"] == 5
+    assert found["coverage"] == pytest.approx(whole["coverage"], rel=1e-3)
+    assert bench.line_of(path, case="blur", method="DPS") is None
 
 
 class Priors:

@@ -6,14 +6,29 @@
 
 To second order f is a lower bound of log p(y | z), which `DPS` takes for log p(y | D). The trace is
 that of a random product, ``kappa^2 e' H J e``, one probe a gradient. Under a Gaussian prior and a
-linear observation it does not depend on z: the method is then DPS with ``guidance="likelihood"``,
-as unstable where the noise of the data is small against a step. Biased.
+linear observation it does not depend on z: the method is then DPS with ``guidance="likelihood"``.
+Biased.
+
+A gradient step is stable while its gain is below 2,
+
+    (kappa^2 - kappa'^2) / m * |J A'|^2 / noise_std^2 < 2
+
+in the spectral norm. Along a direction that has the variance v under the prior, J = 1 / 2 at
+kappa^2 = v, and the first factors make v / 2 times the step in log kappa: where such a direction is
+seen with little noise, thousands of gradients are needed, as more steps or as a larger
+``num_gradients``. With fewer the draws diverge.
+
+The trace needs a denoiser whose derivative is a covariance. That of a network is so at low noise
+only (see `TMPD`), and the gradient of what it is not leads away: ``trusted_below`` says up to which
+level it is believed.
 
 Differences from the paper
 --------------------------
 The paper works in the latent space of an autoencoder and takes the trace of the Hessian of
 log p(z) alone, by a finite difference of two scores; this is the same in the space of the data,
-seen through the likelihood, by a derivative. ``c`` = 1 is the bound.
+seen through the likelihood, by a derivative. ``c`` = 1 is the bound. The lengths of the paper's
+steps are numbers to be tuned, whatever the noise of the data; here they are those of the reverse
+equation, whose score is the gradient of f.
 
 References
 ----------
@@ -30,7 +45,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ppl.linear_gaussian import LinearGaussian
 from ppl.noise import normal
-from ppl.sampler import nonnegative, size
+from ppl.sampler import nonnegative, positive, size
 from samplers.diffusion.chain import Step, ancestral
 from samplers.diffusion.inverse.chain import Chain, scheduled
 from samplers.diffusion.inverse.guided import batch_size, schedule
@@ -46,6 +61,9 @@ class STSL(Chain):
     ----------
     correction
         Weight c of the trace; 0 is DPS.
+    trusted_below
+        Noise level below which the trace is used: any for exact denoisers, a fraction of the
+        data's standard deviation for networks.
     num_gradients
         Gradient steps m in a step of the chain, each with a probe of its own.
     schedule, num_steps
@@ -61,6 +79,7 @@ class STSL(Chain):
     """
 
     correction: Float[Array, ""] = nonnegative("correction", default=1.0)
+    trusted_below: Float[Array, ""] = positive("trusted_below", default=1e6)
     num_gradients: int = size("num_gradients", default=1)
     schedule: Silent = schedule()
     num_steps: int = size("num_steps", default=1000)
@@ -84,7 +103,9 @@ class STSL(Chain):
         score = jax.grad(problem.log_likelihood)
         curved = jax.jvp(score, (denoised,), (moved,))[1]
         trace = level.kappa**2 * jnp.vdot(probe, curved)
-        return problem.log_likelihood(denoised) + self.correction.astype(z.dtype) / 2 * trace
+        trusted = level.kappa <= self.trusted_below.astype(z.dtype)
+        weight = jnp.where(trusted, self.correction.astype(z.dtype) / 2, 0)
+        return problem.log_likelihood(denoised) + weight * trace
 
     def move(self, rng_key: PRNGKeyArray, problem: Problem, state: Array, step: Step) -> Array:
         key_noise, key_probes = random.split(rng_key)

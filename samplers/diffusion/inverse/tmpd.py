@@ -15,7 +15,8 @@ the denoiser.
 It needs a denoiser whose derivative is a covariance, symmetric and positive. That of a network is
 so at low noise only: for `samplers.digits_prior` kappa^2 J has eigenvalues from -0.2 to 0.7 at
 kappa = 1 and from -46 to 90 at 80, and the draws diverge. ``trusted_below`` says up to which level
-J is believed; above it the spread is the isotropic one of `PiGDM`, kappa^2 / (1 + kappa^2).
+J is believed; above it the spread is the isotropic one of `PiGDM`, kappa^2 / (1 + kappa^2). The
+equation is positive, and can be solved, while no eigenvalue of kappa^2 J is below -noise_std^2.
 
 Differences from the paper
 --------------------------

@@ -34,9 +34,26 @@ def target():
     return g.problem()
 
 
+SAMPLER = samplers.STSL(num_steps=150, num_gradients=2, batch_size=g.N)
+
+
 def test_draws_have_its_law_and_not_that_of_its_twins(target):
     twins = {"half": lambda s: stsl(s, 0.5), "more": lambda s: stsl(s, 1.3)}
-    g.check_law(samplers.STSL(num_steps=150, num_gradients=2, batch_size=g.N), target, stsl, twins)
+    g.check_law(SAMPLER, target, stsl, twins)
+
+
+@pytest.mark.parametrize(("gain", "diverges"), [(1.8, False), (4.0, True)])
+def test_a_gradient_is_stable_while_its_gain_is_below_two(target, gain, diverges):
+    """Smaller noise of the data, in the same program, makes the gain what it is here."""
+
+    def of_noise_one(kappa, after):
+        product = g.denoiser(kappa).matrix.T @ g.A.T
+        return (kappa**2 - after**2) / SAMPLER.num_gradients * np.linalg.norm(product, 2) ** 2
+
+    levels = g.levels_of(SAMPLER.resolve(target))
+    noise = max(of_noise_one(kappa, after) / gain for kappa, after, _ in levels) ** 0.5
+    draws = ppl.sample(SAMPLER, g.problem(noise=noise), num_samples=g.N, progress=False)["x"]
+    assert (np.abs(draws).max() > 1e4) == diverges
 
 
 def test_the_probe_of_stsl_is_that_of_the_trace_of_the_second_order():
@@ -60,3 +77,8 @@ def test_the_probe_of_stsl_is_that_of_the_trace_of_the_second_order():
     np.testing.assert_allclose(found, right(z, -1.0), rtol=1e-4)
     for sign in (0.0, 1.0, -2.0):
         assert np.max(np.abs(found - right(z, sign))) > 0.05
+
+    # Above the level up to which it is believed there is no trace.
+    plain = samplers.STSL(trusted_below=0.6).bound(problem, z, level, signs[0])
+    assert plain == problem.log_likelihood(problem.denoise(z, level))
+    assert sampler.bound(problem, z, level, signs[0]) < plain - 0.05
