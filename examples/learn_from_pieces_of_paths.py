@@ -3,19 +3,24 @@ What else can a sampler learn from than whole paths?
 ====================================================
 
 A diffusion sampler that is trained on the weights of its own paths has one number for each path,
-and learns nothing of modes that no path has found. Three answers to that: replay of ends that a
-local search has improved (trajectory balance [1]_), a flow that tells of every piece of a path
-(DGFS [2]_), and segments that are resampled in between (SCLD [3]_).
-Samplers that learn from the ends of paths alone have a page of their own.
+needs the target's gradient at every step of it, and learns nothing of modes that no path has found.
+Five answers to that: replay of ends that a local search has improved (trajectory balance [1]_), a
+flow that tells of every piece of a path (DGFS [2]_), segments that are resampled in between (SCLD
+[3]_); and regression on the gradient at the ends of paths, each of which is used many times, from a
+point (adjoint sampling [4]_) or from a source as wide as the target, with a corrector for where
+paths began (ASBS [5]_).
 
 .. [1] M. Sendera et al., "Improved off-policy training of diffusion samplers", NeurIPS 2024,
    arXiv:2402.05098.
 .. [2] D. Zhang et al., "Diffusion generative flow samplers", ICLR 2024, arXiv:2310.02679.
 .. [3] J. Chen et al., "Sequential controlled Langevin diffusions", ICLR 2025, arXiv:2412.07081.
+.. [4] A. Havens et al., "Adjoint sampling", ICML 2025, arXiv:2504.11713.
+.. [5] G.-H. Liu et al., "Adjoint Schroedinger bridge sampler", NeurIPS 2025, arXiv:2506.22565.
 """
 
 # %%
 # Two modes of unequal weight, 0.6 wide and 5 apart: a quarter of the mass is in one of them.
+# Samplers that learn from whole paths have the same target in another example.
 
 import os
 
@@ -30,7 +35,8 @@ truth = float(target.log_normalizer)
 
 # %%
 # Paths of 20 steps each; exploration noise is in the training of the first, and never in its
-# weights.
+# weights. ASBS has two things to learn, which take turns, and gets twice the updates of adjoint
+# sampling.
 
 smoke = os.environ.get("SMOKE") == "1"
 steps = {"num_steps": 3 if smoke else 20}
@@ -46,6 +52,8 @@ learners = {
     ),
     "pieces": samplers.DGFS(**steps, **updates),
     "segments": samplers.SCLD(num_segments=2 if smoke else 5, steps_per_segment=4, **updates),
+    "ends, from a point": samplers.AdjointSampling(num_updates=2 if smoke else 800, **steps),
+    "ends, from a Gaussian": samplers.ASBS(num_updates=2 if smoke else 1600, **steps),
 }
 draws = {
     name: ppl.sample(sampler, target, rng_key=1, num_samples=4096)
@@ -53,13 +61,14 @@ draws = {
 }
 
 # %%
-# The gradients that each of them has spent on training and draws, and what it found.
+# The gradients that each of them has spent on training and draws, and what it found: those that
+# learn from ends do with some thousand.
 
 for name, each in draws.items():
     weights = ppl.weights.probabilities(each.log_weights[0])
     found = np.asarray(target.component(each["x"][0])) == 0
     print(
-        f"{name:>8}: {each.num_evaluations[1]:>9,} gradients, effective share "
+        f"{name:>21}: {each.num_evaluations[1]:>9,} gradients, effective share "
         f"{ppl.weights.ess(each.log_weights[0]) / 4096:.2f}, mass of the small mode "
         f"{weights[found].sum():.3f} (0.250)"
     )
@@ -68,4 +77,4 @@ for name, each in draws.items():
 # Judged by log Z: without the small mode it would be low by 0.288.
 
 for name, each in draws.items():
-    print(f"{name:>8}: log Z {each.log_evidence.value:.3f}, truth {truth:.3f}")
+    print(f"{name:>21}: log Z {each.log_evidence.value:.3f}, truth {truth:.3f}")

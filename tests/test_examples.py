@@ -22,7 +22,6 @@ LONG = {
     "discrete_latents_with_gibbs",
     "evidence_of_a_model",
     "learn_a_sampler",
-    "learn_from_ends_of_paths",
     "learn_from_pieces_of_paths",
     "modes_by_tempering",
     "noise_chosen_after_training",

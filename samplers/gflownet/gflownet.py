@@ -45,7 +45,14 @@ from ppl.environment import Environment, State
 from ppl.sampler import Exactness, LearnedSampler, positive, share, size
 from ppl.template import TargetError
 from samplers.descent import adam, begin, descend, is_finite
-from samplers.gflownet.paths import Exploration, Paths, Told, cut, forward_and_told
+from samplers.gflownet.paths import (
+    Exploration,
+    Paths,
+    Told,
+    check_ways,
+    cut,
+    forward_and_told,
+)
 from samplers.gflownet.policies import BackwardPolicy, MLPPolicy, Policy, UniformBackward
 from samplers.gflownet.revisit import Revisit, remember
 from samplers.gflownet.scores import Ahead, ask, look_forward, rewards_on_the_way, score
@@ -127,10 +134,10 @@ class GFlowNet(LearnedSampler):
     Raises
     ------
     TargetError
-        Before compilation: for a target that is no environment or lacks what the policy, the
-        backward policy or ``forward_looking`` ask for; an objective that takes whole paths with
-        ``incomplete`` ones; after training, if no object with a positive reward was met, or paths
-        did not end.
+        Before training is compiled: for a target that is no environment or lacks what the policy,
+        the backward policy or ``forward_looking`` ask for; an objective that takes whole paths with
+        ``incomplete`` ones; ways that do not end, of 64 drawn by chance. After training, if no
+        object with a positive reward was met, or paths did not end.
 
     Differences from the papers
     ---------------------------
@@ -199,6 +206,7 @@ class GFlowNet(LearnedSampler):
                 f"forward_looking asks for partial_energy(state), and {type(target).__name__} has "
                 "none"
             )
+        check_ways(target)
 
     # Training -------------------------------------------------------------------------------
 

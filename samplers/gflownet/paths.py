@@ -7,13 +7,16 @@ a mask says which are real.
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax, random
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from ppl.environment import Environment, MixedEnvironment, State
+from ppl.environment import Environment, MixedEnvironment, State, shown
 from ppl.sampler import where
+from ppl.template import TargetError
 from samplers.gflownet import value_laws
 from samplers.gflownet.policies import BackwardPolicy, Even, Said, masked
 
@@ -98,6 +101,25 @@ def forward_paths(
     """Paths from the initial state."""
     starts = _copies(environment.initial(), num_paths)
     return forward_from(rng_key, environment, policy, starts, exploration)
+
+
+def check_ways(environment: Environment, num_ways: int = 64) -> None:
+    """Raise if one of some ways drawn by chance, long ones, does not end in an object."""
+    paths = eqx.filter_jit(forward_paths)(random.key(0), environment, Even(-3.0), num_ways)
+    endless = np.flatnonzero(~np.asarray(paths.complete))
+    if not len(endless):
+        return
+    last = jax.tree.map(lambda x: x[endless[0]], paths.objects)
+    if not np.any(environment.forward_mask(last)):
+        what = f"forward_mask leaves no move at the state {shown(last)}, nor the stop"
+    else:
+        what = (
+            f"a way is longer than max_length = {environment.max_length}, as in a loop; it is at "
+            f"{shown(last)}"
+        )
+    raise TargetError(
+        f"building does not always end: {what}. ppl.environment.check(environment) looks at more"
+    )
 
 
 def built(rng_key: PRNGKeyArray, environment: Environment, n: int) -> State:

@@ -52,10 +52,16 @@ class Policy(eqx.Module):
 
 
 class Even(eqx.Module):
-    """What is said of a state before anything is learned: each legal move is alike."""
+    """What is said of a state before anything is learned: each legal move is alike.
+
+    ``stop``: logit of the stop.
+    """
+
+    stop: float = 0.0
 
     def __call__(self, environment: Environment, state: State) -> Said:
-        return _said(environment, jnp.zeros(_width(environment)))
+        said = jnp.zeros(_width(environment)).at[environment.num_actions].set(self.stop)
+        return _said(environment, said)
 
 
 # Tables ---------------------------------------------------------------------------------------

@@ -203,15 +203,34 @@ class Looped(Hypergrid):
         return state * 0
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [Trapped(2, 3), pytest.param(Looped(2, 3), marks=pytest.mark.slow)],
-    ids=["no move", "a loop"],
-)
-def test_paths_that_do_not_end_are_said(broken, unoptimized):
-    gflownet = GFlowNet(policy=samplers.TabularPolicy(), num_updates=3, num_paths=8)
+BROKEN = {
+    "no move": (Trapped(2, 3), r"forward_mask leaves no move at the state \[1, 1\], nor the stop"),
+    "a loop": (
+        Looped(2, 3),
+        r"a way is longer than max_length = 4, as in a loop; it is at \[0, 0\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_ways_that_do_not_end_are_said_before_training(what, unoptimized):
+    broken, message = BROKEN[what]
+    with pytest.raises(ppl.TargetError, match=message):
+        ppl.sample(GFlowNet(policy=samplers.TabularPolicy()), broken, progress=False)
+
+
+class Rare(Hypergrid):
+    """A cell without a way out at the end of a long way."""
+
+    def forward_mask(self, state):
+        return super().forward_mask(state) & ~jnp.all(state == jnp.array([0, self.side - 1]))
+
+
+@pytest.mark.slow
+def test_paths_that_do_not_end_are_said_after_training_if_not_before(unoptimized):
+    gflownet = GFlowNet(policy=samplers.TabularPolicy(), num_updates=200, exploration=1.0)
     with pytest.raises(ppl.TargetError, match="paths of the training did not end in an object"):
-        ppl.sample(gflownet, broken, progress=False)
+        ppl.sample(gflownet, Rare(2, 9), progress=False)
 
 
 class Undefined(Hypergrid):
