@@ -23,7 +23,7 @@ import equinox as eqx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ppl.energy import Energy
-from ppl.sampler import fraction, positive, size
+from ppl.sampler import fraction, positive, share, size
 from samplers.trajectory.control import Control, small
 from samplers.trajectory.matching import Ends, MatchingSampler
 from samplers.trajectory.pis import Bridge
@@ -52,15 +52,20 @@ class AdjointSampling(MatchingSampler):
         g(1) / g(0), along a geometric path: below 1 steps shrink toward the target.
     learning_rate
         Of the first update.
-    gradient_clip
-        Largest norm of the target's gradient; longer ones are scaled to it.
+    kept
+        Share of the ends in the buffer that weights leave effective, at least: 0, they are drawn by
+        the whole weights of their paths; 1, all alike, as in the paper, and modes may be lost.
+    reach
+        How far, in units of s, a gradient may send a path by itself, by coordinate.
     network
         As in `samplers.PIS`.
 
     Differences from the paper
     --------------------------
-    The paper's draws have no weights, nor corrections. Its process is trained on whatever is in the
-    buffer of the last few rounds, as here; the loss is weighed by h(1) alone.
+    The paper's draws have no weights, and its buffer none: what it trains on is whatever the last
+    few rounds have left there. Its label is f alone (`samplers.trajectory.matching`), with a
+    gradient cut at a given norm. With x_1 / h(1) added to that, far ends are sent farther, and in
+    many dimensions training explodes.
     """
 
     num_steps: int = size("num_steps", default=50)
@@ -71,8 +76,9 @@ class AdjointSampling(MatchingSampler):
     capacity: int = size("capacity", default=2048)
     scale: Float[Array, ""] = positive("scale", default=2.0)
     ratio: Float[Array, ""] = fraction("ratio", default=0.2)
-    learning_rate: Float[Array, ""] = positive("learning_rate", default=2e-3)
-    gradient_clip: Float[Array, ""] = positive("gradient_clip", default=100.0)
+    learning_rate: Float[Array, ""] = positive("learning_rate", default=5e-3)
+    kept: Float[Array, ""] = share("kept", default=0.2)
+    reach: Float[Array, ""] = positive("reach", default=3.0)
     network: Any = eqx.field(static=True, default=small)
 
     def first(self, rng_key: PRNGKeyArray, num_dims: int, dtype: Any) -> tuple[Control]:
@@ -84,9 +90,21 @@ class AdjointSampling(MatchingSampler):
         shares = self.shares(dtype)
         return Bridge(reward, learned[0], self.scale.astype(dtype), shares, guided=False)  # pyright: ignore
 
+    def width(self, kernels: Bridge) -> Float[Array, ""]:
+        return kernels.scale
+
+    def push(self, kernels: Bridge, ends: Ends) -> Float[Array, " d"]:
+        return kernels.scale * ends.gradient + ends.x1 / kernels.scale
+
     def residual(
-        self, part: int, kernels: Bridge, ends: Ends, n: Int[Array, ""], x: Float[Array, " d"]
+        self,
+        part: int,
+        kernels: Bridge,
+        stiffness: Float[Array, " d"],
+        ends: Ends,
+        n: Int[Array, ""],
+        x: Float[Array, " d"],
     ) -> Float[Array, " d"]:
         """In units of 1 / s."""
-        u = kernels.control(n, x, None)
-        return u - kernels.scale * ends.gradient - ends.x1 / kernels.scale
+        u, push = kernels.control(n, x, None), self.push(kernels, ends)
+        return self.off_label(kernels, stiffness, u, push, ends, n, x)

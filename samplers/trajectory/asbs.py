@@ -37,12 +37,12 @@ from jax import lax, random
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ppl.energy import Energy
-from ppl.sampler import fraction, positive, size
+from ppl.sampler import fraction, positive, share, size
 from samplers.trajectory.control import Control, small
 from samplers.trajectory.kernels import Kernels, Law, Look, Reward
-from samplers.trajectory.matching import Ends, MatchingSampler
+from samplers.trajectory.matching import CONTROL, Ends, MatchingSampler
 
-CONTROL, CORRECTOR = 0, 1
+CORRECTOR = 1
 
 
 class SchrodingerBridge(Kernels):
@@ -79,14 +79,14 @@ class SchrodingerBridge(Kernels):
 
     def began(self, n: Int[Array, ""], x: Float[Array, " d"]) -> Float[Array, " d"]:
         """The m above: that of Brownian motion, and what is learned."""
-        brownian = self.source_scale**2 / self._variance(n)
+        brownian = self.source_scale**2 / self.variance(n)
         return brownian * x + self.source_scale * self._say(CORRECTOR, n, x)
 
     def _say(self, part: int, n: Int[Array, ""], x: Float[Array, " d"]) -> Float[Array, " d"]:
         t = jnp.asarray(n).astype(x.dtype) / self.num_steps
-        return self.learned[part](x / jnp.sqrt(self._variance(self.num_steps)), t, None)
+        return self.learned[part](x / jnp.sqrt(self.variance(self.num_steps)), t, None)
 
-    def _variance(self, n: Any) -> Float[Array, ""]:
+    def variance(self, n: Any) -> Float[Array, ""]:
         """Of the n-th state without control."""
         return self.source_scale**2 + self.scale**2 * self.shares[n]
 
@@ -97,14 +97,14 @@ class SchrodingerBridge(Kernels):
     def backward(self, n: Int[Array, ""], x: Float[Array, " d"], u: Any, look: Look | None) -> Law:
         step, left = self.shares[n + 1] - self.shares[n], self.shares[n] / self.shares[n + 1]
         # That of Brownian motion, where what x_0 leaves open is counted.
-        shrunk = self._variance(n) / self._variance(n + 1)
+        shrunk = self.variance(n) / self.variance(n + 1)
         sd = self.scale * jnp.sqrt(step * shrunk)
         return Law(left * x + (1 - left) * u[CORRECTOR], sd)
 
     def log_reference(
         self, n: Int[Array, ""], x: Float[Array, " d"], look: Look | None
     ) -> Float[Array, ""]:
-        return Law(jnp.zeros_like(x), jnp.sqrt(self._variance(n))).log_density(x)
+        return Law(jnp.zeros_like(x), jnp.sqrt(self.variance(n))).log_density(x)
 
 
 class ASBS(MatchingSampler):
@@ -134,8 +134,12 @@ class ASBS(MatchingSampler):
         g(1) / g(0), along a geometric path: below 1 steps shrink toward the target.
     learning_rate
         Of the first update.
-    gradient_clip
-        Largest norm of the target's gradient; longer ones are scaled to it.
+    kept
+        Share of the ends in the buffer that weights leave effective, at least: 0, they are drawn by
+        the whole weights of their paths; 1, all alike, as in the paper, and modes may be lost.
+    reach
+        How far a gradient may send a path by itself, by coordinate, in standard deviations of an
+        end without control.
     network
         As in `samplers.PIS`; control and corrector have one each.
 
@@ -143,7 +147,8 @@ class ASBS(MatchingSampler):
     --------------------------
     The paper's corrector is a function of x_1 that begins as zero; here it begins as that of the
     source carried along by Brownian motion, and is learned at all times, which gives the draws
-    their weights. The source is Gaussian; the paper's harmonic one, for molecules, is not offered.
+    their weights. Labels are mixed, cut and drawn as those of `AdjointSampling`. The source is
+    Gaussian; the paper's harmonic one, for molecules, is not offered.
     """
 
     num_steps: int = size("num_steps", default=50)
@@ -155,8 +160,9 @@ class ASBS(MatchingSampler):
     scale: Float[Array, ""] = positive("scale", default=2.0)
     noise: Float[Array, ""] = positive("noise", default=0.5)
     ratio: Float[Array, ""] = fraction("ratio", default=0.2)
-    learning_rate: Float[Array, ""] = positive("learning_rate", default=2e-3)
-    gradient_clip: Float[Array, ""] = positive("gradient_clip", default=100.0)
+    learning_rate: Float[Array, ""] = positive("learning_rate", default=5e-3)
+    kept: Float[Array, ""] = share("kept", default=0.2)
+    reach: Float[Array, ""] = positive("reach", default=3.0)
     network: Any = eqx.field(static=True, default=small)
 
     def first(self, rng_key: PRNGKeyArray, num_dims: int, dtype: Any) -> tuple[Control, Control]:
@@ -175,18 +181,27 @@ class ASBS(MatchingSampler):
             self.shares(dtype),
         )
 
+    def width(self, kernels: SchrodingerBridge) -> Float[Array, ""]:
+        return jnp.sqrt(kernels.variance(self.num_steps))
+
+    def push(self, kernels: SchrodingerBridge, ends: Ends) -> Float[Array, " d"]:
+        last = jnp.asarray(self.num_steps)
+        back = lax.stop_gradient(kernels.began(last, ends.x1)) - ends.x1
+        return kernels.scale * ends.gradient - back / kernels.scale
+
     def residual(
         self,
         part: int,
         kernels: SchrodingerBridge,
+        stiffness: Float[Array, " d"],
         ends: Ends,
         n: Int[Array, ""],
         x: Float[Array, " d"],
     ) -> Float[Array, " m"]:
         """Of the control in units of 1 / s; of the corrector, here and at t = 1, in those of s0."""
-        last = jnp.asarray(self.num_steps)
         if part == CONTROL:
-            corrector = (lax.stop_gradient(kernels.began(last, ends.x1)) - ends.x1) / kernels.scale
-            return kernels.drift(n, x) - kernels.scale * ends.gradient + corrector
+            u, push = kernels.drift(n, x), self.push(kernels, ends)
+            return self.off_label(kernels, stiffness, u, push, ends, n, x)
+        last = jnp.asarray(self.num_steps)
         off = [kernels.began(n, x) - ends.x0, kernels.began(last, ends.x1) - ends.x0]
         return jnp.concatenate(off) / kernels.source_scale

@@ -13,7 +13,9 @@ from scipy.special import expit
 import ppl
 from models.targets.gaussian_mixture import GaussianMixture
 from samplers.networks import MLP
+from samplers.trajectory import replay
 from samplers.trajectory.adjoint import AdjointSampling
+from samplers.trajectory.control import Control
 from samplers.trajectory.matching import Ends
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
@@ -25,32 +27,99 @@ SMALL = AdjointSampling(
 )  # fmt: skip
 
 
-def test_the_optimal_control_of_a_gaussian_has_no_residual_on_average():
-    """Target N(0, r^2): the optimal u at x_t is linear, and the regression's mean there is it.
+R, S, STEP = 0.7, 2.0, 3
+RHO = S**2 / R**2 - 1
+NORMAL = ppl.from_log_density(lambda x: -0.5 * jnp.vdot(x, x) / R**2, jnp.zeros(1))
 
-    With v = h(t) / h(1), x_t = v x_1 + noise of variance s^2 v (1 - v), E[x_1 | x_t] = k x_t; the
-    label is s (1 / s^2 - 1 / r^2) x_1, and its mean given x_t the control.
+
+def nothing(num_dims):
+    """A control before training."""
+    network = partial(MLP, width=2, depth=1)
+    return (Control(random.key(0), network, num_dims, None, jnp.float32),)
+
+
+@eqx.filter_jit
+def residuals(sampler, *of_path):
+    return jax.vmap(sampler._residual, (None, None, None, 0, None, 0))(0, *of_path)
+
+
+def of_a_gaussian(rho, width=R, reach=100.0):
+    """States on the way to N(0, width^2), labels of the control, and its optimal slope.
+
+    The target is N(0, R^2). With v = h(t) / h(1), x_t = v x_1 + noise of variance s^2 v (1 - v),
+    and E[x_1 | x_t] = k x_t; the mean label given x_t is s (1 / s^2 - 1 / R^2) k x_t.
     """
-    r, s, n = 0.7, 2.0, 3
-    target = ppl.from_log_density(lambda x: -0.5 * jnp.vdot(x, x) / r**2, jnp.zeros(1))
-    sampler = AdjointSampling(scale=s, num_steps=6)
-    state = sampler.init(random.key(0), target)
-    bridge = sampler.kernels(target, state.learned)
-    v = float(bridge.shares[n])
-    x1 = r * random.normal(random.key(1), (40_000, 1))
+    sampler = AdjointSampling(scale=S, num_steps=6, reach=reach)
+    bridge = sampler.kernels(NORMAL, nothing(1))
+    v = float(bridge.shares[STEP])
+    x1 = width * random.normal(random.key(1), (40_000, 1))
     noise = random.normal(random.key(2), x1.shape)
-    residual = jax.vmap(sampler._residual, (None, None, 0, None, 0))(
-        0, bridge, Ends(0 * x1, x1, -x1 / r**2), jnp.int32(n), noise
+    residual = residuals(
+        sampler, bridge, jnp.array([rho]), Ends(0 * x1, x1, -x1 / R**2), jnp.int32(STEP), noise
     )
-    xt = v * x1 + s * np.sqrt(v * (1 - v)) * noise
-    label = -np.asarray(residual)[:, 0]  # the control begins as zero
-    xt = np.asarray(xt)[:, 0]
-    k = v * r**2 / (v**2 * r**2 + s**2 * v * (1 - v))
-    slope = s * (1 / s**2 - 1 / r**2) * k
-    left = (label - slope * xt) * xt
-    assert abs(left.mean()) < 4.9 * left.std() / 200
-    wrong = (label - 1.1 * slope * xt) * xt
-    assert abs(wrong.mean()) > 4.9 * wrong.std() / 200
+    length = 6 * float(bridge.shares[STEP + 1] - v)
+    x = np.asarray(v * x1 + S * np.sqrt(v * (1 - v)) * noise)[:, 0]
+    k = v * R**2 / (v**2 * R**2 + S**2 * v * (1 - v))
+    label = -np.asarray(residual)[:, 0] / np.sqrt(length)
+    return x, label, S * (1 / S**2 - 1 / R**2) * k
+
+
+@pytest.mark.parametrize("rho", [0.0, 3.0])
+def test_the_optimal_control_of_a_gaussian_has_no_residual_on_average(rho):
+    x, label, slope = of_a_gaussian(rho)
+    for times in (1.0, 1.1):
+        left = (label - times * slope * x) * x
+        assert (abs(left.mean()) < 4.9 * left.std() / 200) == (times == 1)
+
+
+@pytest.mark.parametrize("width", [R, S], ids=["trained", "far"])
+def test_a_label_as_stiff_as_the_mode_is_the_optimal_control_without_noise(width):
+    """Also where ends are those of the source: there f alone points beyond the target."""
+    x, label, slope = of_a_gaussian(RHO, width)
+    np.testing.assert_allclose(label, slope * x, rtol=1e-4, atol=1e-4)
+    x, label, slope = of_a_gaussian(0.0, width)
+    assert (label - slope * x).std() > (slope * x).std()
+
+
+def test_stiffness_is_the_curvature_at_most_ends():
+    wide = ppl.from_log_density(
+        lambda x: -0.5 * jnp.sum(x**2 / jnp.array([R, 1.0, 4.0]) ** 2), jnp.zeros(3)
+    )
+    sampler = AdjointSampling(scale=S, num_steps=6)
+    bridge = sampler.kernels(wide, nothing(3))
+    x1 = random.normal(random.key(1), (16, 3))
+    ends = Ends(0 * x1, x1, -x1 / jnp.array([R, 1.0, 4.0]) ** 2)
+    good = jnp.arange(16) > 0
+    ends = ends._replace(gradient=ends.gradient.at[0].set(jnp.nan))
+    found = eqx.filter_jit(sampler._stiffness)(random.key(2), bridge, ends, good)
+    np.testing.assert_allclose(found, [RHO, S**2 - 1, 0], rtol=1e-3)
+
+
+def test_far_gradients_are_cut_by_coordinate_and_the_cut_is_named():
+    label = np.abs(of_a_gaussian(0.0, reach=2.0)[1])
+    assert label.max() == pytest.approx(2.0)
+    assert 0.3 < (label < 1.99).mean() < 0.7
+    sampler = AdjointSampling()
+    assert sampler.notes({"clipped": np.zeros(8)}) == []
+    (note,) = sampler.notes({"clipped": np.array([0.0, 0.5])})
+    assert "50% of the ends" in note
+    assert "reach=3 scales" in note
+
+
+def drawn_of(sampler, ends):
+    power = sampler._power(ends)
+    return replay.draw(random.key(1), ends, 4000, lambda b: power * b.log_reward)[0]
+
+
+@pytest.mark.parametrize("kept", [0.5, 1.0])
+def test_what_the_buffer_has_of_a_mode_is_weighed_by_its_paths(kept):
+    """A third of the ends are of one of two modes, and their weights say a half."""
+    rare = jnp.arange(126) % 3 == 0
+    ends = replay.empty(jax.ShapeDtypeStruct((), bool), 128, jnp.float32)
+    ends = replay.insert(ends, rare, jnp.where(rare, jnp.log(2.0), 0.0), jnp.ones(126, bool))
+    drawn = eqx.filter_jit(drawn_of)(AdjointSampling(kept=kept), ends)
+    share = 0.5 if kept < 1 else 1 / 3  # all alike: nothing brings back what is rare
+    assert float(drawn.mean()) == pytest.approx(share, abs=4.9 * 0.5 / 4000**0.5)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +129,7 @@ def draws():
 
 @pytest.mark.slow
 def test_training_pays_for_its_simulations_alone(draws):
-    assert draws.num_evaluations == (3 * 64 * 2 + 4096, 3 * 64)
+    assert draws.num_evaluations == (3 * 64 * 2 + 4096, 3 * 64 * 2)
     assert np.isfinite(draws.history["loss"]).all()
     assert not draws.history["diverging"].any()
 

@@ -54,7 +54,7 @@ def exact_bridge(*, corrected=True):
     """The Schroedinger bridge itself, in place of what is learned; or with all paths from 0."""
     began, drift = moments(C)
     began = began * corrected
-    sampler = ASBS(scale=S0, noise=S / S0, num_steps=6)
+    sampler = ASBS(scale=S0, noise=S / S0, num_steps=6, reach=100.0)
     v = np.asarray(sampler.shares(jnp.float32))
     unit = np.sqrt(S0**2 + S**2)
     brownian = S0**2 / (S0**2 + S**2 * v)
@@ -65,7 +65,7 @@ def exact_bridge(*, corrected=True):
     return sampler, sampler.kernels(NARROW, learned)
 
 
-def scores_of(cov01, n=3, **options):
+def scores_of(cov01, n=3, rho=0.0, **options):
     """Means of residual times state, control and corrector, in standard errors."""
     sampler, bridge = exact_bridge(**options)
     size = 40_000
@@ -77,7 +77,9 @@ def scores_of(cov01, n=3, **options):
     x = (1 - v) * x0 + v * x1 + S * np.sqrt(v * (1 - v)) * noise
     ends, found = Ends(x0, x1, -x1 / R**2), []
     for part in (CONTROL, CORRECTOR):
-        one = lambda e, z, part=part: sampler._residual(part, bridge, e, jnp.int32(n), z)
+        one = lambda e, z, part=part: sampler._residual(
+            part, bridge, jnp.array([rho]), e, jnp.int32(n), z
+        )
         product = np.asarray(jax.vmap(one)(ends, noise)[:, :1] * x)
         found.append(abs(product.mean()) / (product.std() / size**0.5))
     return found
@@ -85,6 +87,7 @@ def scores_of(cov01, n=3, **options):
 
 def test_the_schrodinger_bridge_of_gaussians_is_the_fixed_point_of_both_regressions():
     assert max(scores_of(C)) < 4.9
+    assert max(scores_of(C, rho=3.0)) < 4.9  # and of labels that are mixed with the bridge's
     # The drift is also grad log phi, by the other road.
     a = 1 / R**2 - (1 - C / R**2) / S**2
     v = np.asarray(ASBS(num_steps=6).shares(jnp.float32))
@@ -115,7 +118,7 @@ def test_weights_obey_the_bounded_identity(draws):
 @pytest.mark.slow  # 10 seconds
 def test_control_and_corrector_take_turns(draws):
     """Forty updates are four turns of ten, each from a simulation of its own."""
-    assert draws.num_evaluations == (4 * 64 * 2 + 4096, 4 * 64)
+    assert draws.num_evaluations == (4 * 64 * 2 + 4096, 4 * 64 * 2)
     first = SMALL.init(random.key(0), SOFT)
     step = eqx.filter_jit(lambda key, state: SMALL.step(key, SOFT, state)[0])
     after = step(random.key(1), first)
