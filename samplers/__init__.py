@@ -969,6 +969,7 @@ _PARTS = {
     "Dense": "samplers.mcmc.metrics",
     "LowRank": "samplers.mcmc.metrics",
     "PathfinderStart": "samplers.mcmc.pathfinder_start",
+    "EGNN": "samplers.equivariant",
     "MLP": "samplers.networks",
     "UNet": "samplers.networks",
     "BoxBarrier": "samplers.langevin.mirror_maps",

@@ -235,7 +235,8 @@ class MatchingSampler(LearnedSampler):
         after = MatchingState(
             learned, optimizers, state.updates + 1, ends, power, stiffness, judged
         )
-        return after, MatchingInfo(loss, *judged, ~fine, spent)
+        elbo, log_evidence, share, clipped = judged
+        return after, MatchingInfo(loss, elbo, log_evidence, share, clipped, ~fine, spent)
 
     def _residual(
         self,
