@@ -28,8 +28,9 @@ $(BIN)/python:
 	@python=$$(.ci/find-python "$(PYTHON)") && echo "$$python -m venv $(VENV)" && "$$python" -m venv $(VENV)
 
 # One stamp per extra, so that an installation is repeated only when pyproject.toml has changed.
+# Python compiles what is imported when it is imported; pip would compile all there is, in half a minute.
 $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[$*]'
 	@touch $@
 
 install: $(VENV)/.installed-test

@@ -16,9 +16,10 @@ import toy_mixture
 from ppl.diagnostics.energy_distance import energy_distance, energy_test
 from samplers.diffusion.reflow import couple, straightness
 
-FLOW = samplers.DiffusionPrior(
-    samplers.StraightFlow(), toy_mixture.denoise, jax.ShapeDtypeStruct((2,), jnp.float32)
-)
+
+def flow():
+    template = jax.ShapeDtypeStruct((2,), jnp.float32)
+    return samplers.DiffusionPrior(samplers.StraightFlow(), toy_mixture.denoise, template)
 
 
 def test_pairs_and_straightness_of_a_gaussian_are_the_known_ones():
@@ -74,13 +75,13 @@ def curvatures(*priors):
 
 @pytest.fixture(scope="module")
 def pairs():
-    return couple(random.key(0), FLOW, 5000)
+    return couple(random.key(0), flow(), 5000)
 
 
 def test_reflow_straightens_paths_and_not_those_of_pairs_that_were_torn_apart(pairs):
     """The broken twin: data with the noise of other rows is the first flow again."""
     noise, data = pairs
-    first = float(straightness(random.key(2), FLOW, 1000))
+    first = float(straightness(random.key(2), flow(), 1000))
     torn_apart = jnp.roll(noise, 7, axis=0)
     second, torn = curvatures(*(reflowed(z, data, 500, width=32) for z in (noise, torn_apart)))
     assert second < first / 3, (first, second)
@@ -90,10 +91,10 @@ def test_reflow_straightens_paths_and_not_those_of_pairs_that_were_torn_apart(pa
 @pytest.mark.slow
 def test_reflow_keeps_the_coupling_and_the_law_and_needs_few_steps(pairs):
     second = reflowed(*pairs, 1500)
-    first_s, second_s = (float(straightness(random.key(2), p, 1000)) for p in (FLOW, second))
+    first_s, second_s = (float(straightness(random.key(2), p, 1000)) for p in (flow(), second))
     assert second_s < first_s / 4, (first_s, second_s)
     # The same noise comes to the same point, the law is that of the data, transport costs no more.
-    noise, ends = couple(random.key(3), FLOW, 1000)
+    noise, ends = couple(random.key(3), flow(), 1000)
     again, found = couple(random.key(3), second, 1000)
     np.testing.assert_array_equal(noise, again)
     spread = np.mean(np.sum((ends - jnp.roll(ends, 1, 0)) ** 2, 1))
@@ -103,7 +104,7 @@ def test_reflow_keeps_the_coupling_and_the_law_and_needs_few_steps(pairs):
     cost = lambda x: float(np.mean(np.sum((noise - x) ** 2, 1)))
     assert cost(found) < 1.02 * cost(ends)
     # Three steps: the straight flow is nearer to the data than the first.
-    few = [np.asarray(couple(random.key(5), p, 1000, num_steps=3)[1]) for p in (FLOW, second)]
+    few = [np.asarray(couple(random.key(5), p, 1000, num_steps=3)[1]) for p in (flow(), second)]
     far, near = (energy_distance(x, exact) for x in few)
     assert near < far / 2, (near, far)
 

@@ -1,5 +1,6 @@
 """Gibbs leaves targets invariant and draws discrete sites from their exact conditionals."""
 
+from functools import cache
 from itertools import product
 
 import jax
@@ -126,12 +127,14 @@ def enumerated():
     return share @ np.array(z_mean, float), share @ np.array(w_mean)
 
 
-TARGET = ppl.from_numpyro_mixed(mixture, Y)
+@cache
+def mixed():
+    return ppl.from_numpyro_mixed(mixture, Y)
 
 
 @pytest.fixture(scope="module")
 def assigned():
-    return fit(Gibbs({"weight": samplers.RandomWalk()}), TARGET, num_samples=2000)
+    return fit(Gibbs({"weight": samplers.RandomWalk()}), mixed(), num_samples=2000)
 
 
 def beyond(draws):
@@ -151,7 +154,7 @@ def test_assignments_of_a_mixture_are_those_of_exact_enumeration(assigned):
 
 
 def test_elements_of_a_plate_are_drawn_at_once_and_always_accepted(assigned):
-    assert TARGET.separable == {"z"}
+    assert mixed().separable == {"z"}
     np.testing.assert_allclose(assigned.stats["block_acceptance"][..., -1], 1, atol=1e-4)
     spent = assigned.run.evaluations["sample"][0] / (4 * 2000)
     assert spent == 3 + 3  # the walk and its two refreshments; two values and a test
@@ -164,10 +167,10 @@ def test_conditionals_that_forget_the_prior_are_caught(monkeypatch):
         z = position[name]
         return -0.5 * (Y - jnp.where(z == 1, HIGH, LOW)) ** 2 + 1.5 * z
 
-    monkeypatch.setattr(type(TARGET), "log_density_by_element", wrong)
+    monkeypatch.setattr(type(mixed()), "log_density_by_element", wrong)
     monkeypatch.setattr(gibbs, "accept", lambda key, ratio, new, old: (new, jnp.ones(()), True))
     # Another number of chains: else the program compiled before would run.
-    draws = fit(Gibbs({"weight": samplers.RandomWalk()}), TARGET, num_samples=2000, num_chains=5)
+    draws = fit(Gibbs({"weight": samplers.RandomWalk()}), mixed(), num_samples=2000, num_chains=5)
     assert beyond(draws) != []
 
 
@@ -177,8 +180,8 @@ def test_wrong_conditionals_are_mended_by_the_test(monkeypatch):
         z = position[name]
         return -0.5 * (Y - jnp.where(z == 1, HIGH, LOW)) ** 2 + 0.5 * z
 
-    monkeypatch.setattr(type(TARGET), "log_density_by_element", wrong)
-    draws = fit(Gibbs({"weight": samplers.RandomWalk()}), TARGET, num_samples=2000, num_chains=6)
+    monkeypatch.setattr(type(mixed()), "log_density_by_element", wrong)
+    draws = fit(Gibbs({"weight": samplers.RandomWalk()}), mixed(), num_samples=2000, num_chains=6)
     assert beyond(draws) == []
     assert draws.stats["block_acceptance"][..., -1].mean() < 0.99
 
@@ -252,7 +255,7 @@ def test_what_does_not_fit_is_refused_with_what_to_write():
             ppl.from_log_density(spins, {"s": jnp.zeros(5, int)}, 0.4),
             "num_states={'s': 2}",
         ),
-        (Gibbs({("weight", "z"): samplers.NUTS()}), TARGET, "needs 'gradient'"),
+        (Gibbs({("weight", "z"): samplers.NUTS()}), mixed(), "needs 'gradient'"),
     ]
     for kernel, target, message in cases:
         with pytest.raises(TargetError, match=message):
@@ -265,7 +268,7 @@ def test_what_does_not_fit_is_refused_with_what_to_write():
 
 def test_other_samplers_refuse_a_mixed_target_and_name_gibbs():
     with pytest.raises(TargetError, match=r"'z' of model mixture are discrete.*samplers\.Gibbs"):
-        fit(samplers.NUTS(), TARGET)
+        fit(samplers.NUTS(), mixed())
 
 
 def counts(y):
@@ -306,7 +309,7 @@ def test_the_density_is_the_joint_one_and_the_prior_can_be_drawn():
         + 5 * jnp.log(0.5)
         + dist.Normal(jnp.where(z == 1, HIGH, LOW), 1.0).log_prob(Y).sum()
     )
-    assert float(TARGET.log_density(position)) == pytest.approx(float(expected), rel=1e-5)
-    drawn = fit(samplers.ExactDraws(), TARGET.prior, num_samples=4000)
+    assert float(mixed().log_density(position)) == pytest.approx(float(expected), rel=1e-5)
+    drawn = fit(samplers.ExactDraws(), mixed().prior, num_samples=4000)
     assert abs(drawn["z"].mean() - 0.5) < 5 * np.sqrt(0.05 / 4000 + 0.25 / 20000)
-    assert jax.tree.structure(drawn.positions) == jax.tree.structure(TARGET.template)
+    assert jax.tree.structure(drawn.positions) == jax.tree.structure(mixed().template)

@@ -1,5 +1,7 @@
 """Particle Metropolis and particle Gibbs, against a grid of Kalman likelihoods."""
 
+from functools import cache
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -42,6 +44,7 @@ def model(parameters, y):
 TARGET = ppl.StateSpacePosterior(prior, model, Y)
 
 
+@cache
 def truth():
     """Means and sds of the parameters and of three states, on a grid of parameters."""
     one = np.eye(1)
@@ -63,9 +66,6 @@ def truth():
     return {n: Reference(m, s) for n, m, s in zip(names, means, sds, strict=True)}
 
 
-TRUTH = truth()
-
-
 def beyond(kernel, *, num_chains=4, num_samples=4000, ess=300):
     draws = ppl.sample(
         kernel, TARGET, num_chains=num_chains, num_samples=num_samples, num_warmup=500,
@@ -73,7 +73,7 @@ def beyond(kernel, *, num_chains=4, num_samples=4000, ess=300):
     )  # fmt: skip
     values = {"a": draws["a"], "log s": np.log(draws["s"])}
     values |= {f"x{t}": draws["x"][..., t] for t in (0, 5, 9)}
-    return disagreements(values, TRUTH, r_hat=1.02, ess=ess, num_checks=100), draws
+    return disagreements(values, truth(), r_hat=1.02, ess=ess, num_checks=100), draws
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_a_simulator_will_do():
     kernel = ParticleMetropolis(num_particles=30)
     draws = ppl.sample(kernel, target, num_samples=2000, num_warmup=500, progress=False)
     values = {"a": draws["a"], "log s": np.log(draws["s"])}
-    known = {name: TRUTH[name] for name in values}
+    known = {name: truth()[name] for name in values}
     assert disagreements(values, known, r_hat=1.03, ess=100, num_checks=100) == []
 
 

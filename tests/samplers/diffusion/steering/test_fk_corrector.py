@@ -117,16 +117,20 @@ def test_solvers_of_the_reverse_equation_are_not(solver):
 @pytest.mark.parametrize(
     ("priors", "exponents", "message"),
     [
-        (two_modes.prior(), (1.0, 1.0), r"^exponents are 1 numbers, one for each prior"),
-        (two_modes.prior(), (-1.0,), r"^exponents are 1 numbers, .* with a positive sum"),
+        (two_modes.prior, (1.0, 1.0), r"^exponents are 1 numbers, one for each prior"),
+        (two_modes.prior, (-1.0,), r"^exponents are 1 numbers, .* with a positive sum"),
         (
-            (two_modes.prior(), s.digits_prior()),
+            lambda: (two_modes.prior(), s.digits_prior()),
             (1.0, 1.0),
             r"^compose takes priors of the same",
         ),
-        ((two_modes.near_one,), (1.0,), r"^compose takes samplers\.DiffusionPrior, one or more"),
+        (
+            lambda: (two_modes.near_one,),
+            (1.0,),
+            r"^compose takes samplers\.DiffusionPrior, one or more",
+        ),
     ],
 )
 def test_a_product_that_is_none_is_refused(priors, exponents, message):
     with pytest.raises(ppl.TargetError, match=message):
-        s.compose(priors, exponents)
+        s.compose(priors(), exponents)
