@@ -100,12 +100,12 @@ def engine():
         rows = jax.tree.map(jnp.asarray, solver.table(s.EDM(), s.EDMSchedule(), STEPS).rows)
         one = lambda rows=rows: jax.block_until_ready(run(x, rows))
         many = lambda rows=rows: jax.block_until_ready([run(x, rows) for _ in range(CALLS)])
-        runs = (one, scheduler(peer, options), many) if peers else (one, many)
+        runs = (many, scheduler(peer, options), one) if peers else (many, one)
         times, cold = (t / STEPS * 1e6 for t in best(*runs, repeats=30 if peers else 150))
-        line = f"{name:22s} {times[-1] / CALLS:7.1f} us a step, waited for {times[0]:.1f}"
+        line = f"{name:22s} {times[0] / CALLS:7.1f} us a step, waited for {times[-1]:.1f}"
         if peers:
-            line += f", {peer} {times[1]:.1f}: ratio {times[-1] / CALLS / times[1]:.3f}, "
-            line += f"waited for {times[0] / times[1]:.3f}, in turn {cold[0] / cold[1]:.3f}"
+            line += f", {peer} {times[1]:.1f}: ratio {times[0] / CALLS / times[1]:.3f}, "
+            line += f"waited for {times[2] / times[1]:.3f}, in turn {cold[2] / cold[1]:.3f}"
         print(line)
 
 
