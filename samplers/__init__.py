@@ -992,6 +992,7 @@ _PARTS = {
     "SubTrajectoryBalance": "samplers.trajectory.objectives",
     "TrajectoryBalance": "samplers.trajectory.objectives",
     "VarGrad": "samplers.trajectory.objectives",
+    "AdditiveMLP": "samplers.trajectory.additive",
     "ByRank": "samplers.trajectory.replay",
     "ByReward": "samplers.trajectory.replay",
     "LocalSearch": "samplers.trajectory.replay",
