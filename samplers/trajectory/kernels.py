@@ -39,18 +39,24 @@ from samplers.trajectory.objectives import Scores
 
 
 class Law(NamedTuple):
-    """N(mean, sd^2 I); with sd = 0 a point, whose log-density is taken to be zero."""
+    """N(mean, sd^2), sd for all coordinates or for each; a coordinate with sd = 0 is a point.
+
+    The log-density of a point is taken to be zero.
+    """
 
     mean: Float[Array, " d"]
-    sd: Float[Array, ""]
+    sd: Float[Array, "*d"]
 
     def log_density(self, x: Float[Array, " d"]) -> Float[Array, ""]:
         """Normalized, in nats."""
         point = self.sd == 0
         sd = jnp.where(point, 1.0, self.sd)  # safe under the gradient also where it is not used
         z = (x - self.mean) / sd
-        log_density = -0.5 * jnp.vdot(z, z) - x.size * (jnp.log(sd) + 0.5 * jnp.log(2 * jnp.pi))
-        return jnp.where(point, 0.0, log_density)
+        if sd.ndim == 0:
+            log_density = -0.5 * jnp.vdot(z, z) - x.size * (jnp.log(sd) + 0.5 * jnp.log(2 * jnp.pi))
+            return jnp.where(point, 0.0, log_density)
+        each = -0.5 * z**2 - jnp.log(sd) - 0.5 * jnp.log(2 * jnp.pi)
+        return jnp.sum(jnp.where(point, 0.0, each))
 
 
 class Look(NamedTuple):
@@ -224,7 +230,7 @@ def walk(
         law = jax.vmap(kernels.forward, (None, 0, 0, 0))(now, *here)
         z = random.normal(random.fold_in(rng_key, n), law.mean.shape, law.mean.dtype)
         sd = law.sd * jnp.sqrt(1 + jnp.asarray(noise, law.sd.dtype) ** 2)
-        after = law.mean + sd[:, None] * z
+        after = law.mean + sd.reshape(len(x), -1) * z
         return (after, x), (x, here[2], _densities(law, after), _densities(back, before))
 
     if again:
@@ -247,7 +253,7 @@ def backward_paths(
         law = jax.vmap(kernels.forward, (None, 0, 0, 0))(now, *here)
         back = jax.vmap(kernels.backward, (None, 0, 0, 0))(last, *here)
         z = random.normal(random.fold_in(rng_key, last), back.mean.shape, back.mean.dtype)
-        before = back.mean + back.sd[:, None] * z
+        before = back.mean + back.sd.reshape(len(x), -1) * z
         return (before, x), (x, here[2], _densities(law, after), _densities(back, before))
 
     steps = jnp.arange(num_steps + 1, dtype=jnp.int32)

@@ -39,6 +39,7 @@ from samplers.trajectory.kernels import (
 )
 from samplers.trajectory.objectives import Objective, ReverseKL, Scores, fl_shift, log_weights
 from samplers.trajectory.replay import Buffer, Replay
+from samplers.trajectory.widths import LearnedWidths
 
 
 class Parameters(NamedTuple):
@@ -130,6 +131,9 @@ class PathSampler(LearnedSampler):
         Whether the control sees the gradient of the target at each state.
     network
         ``network(rng_key, shape, dtype=...)`` makes a network ``(x, t)`` on vectors.
+    learned_widths
+        Whether forward steps are as wide as another such network says, or all as the method says
+        (`samplers.trajectory.widths`): for targets that are narrow in places.
     gradient_clip
         Largest gradient of the target that training and control see, for each coordinate.
     energy_clip
@@ -141,6 +145,7 @@ class PathSampler(LearnedSampler):
     needs: ClassVar[Any] = NeedsGradient()
     exactness: ClassVar[Exactness] = "asymptotically exact"
 
+    scale: eqx.AbstractVar[Float[Array, ""]]
     num_steps: int = size("num_steps", default=50)
     num_updates: int = size("num_updates", default=1000)
     num_paths: int = size("num_paths", minimum=2, default=128)
@@ -151,6 +156,7 @@ class PathSampler(LearnedSampler):
     replay: Replay | None = None
     guided: bool = eqx.field(static=True, default=True)
     network: Any = eqx.field(static=True, default=small)
+    learned_widths: bool = eqx.field(static=True, default=False)
     gradient_clip: Float[Array, ""] = positive("gradient_clip", default=100.0)
     energy_clip: Float[Array, ""] = positive("energy_clip", default=1e5)
     enough_ess: Float[Array, ""] = share("enough_ess", default=1.0)
@@ -214,7 +220,7 @@ class PathSampler(LearnedSampler):
         flow = None
         if self.objective.flow == "states":
             flow = small(key_flow, (d,), out_shape=(), dtype=dtype)
-        learned = self.first(key_kernels, d, dtype)
+        learned = self._untrained(key_kernels, d, dtype)
         parameters = Parameters(learned, flow, jnp.zeros((), dtype))
         parts = zip(self._optimizers, _groups(parameters), strict=True)
         optimizer = tuple(begin(*part) for part in parts)
@@ -240,14 +246,14 @@ class PathSampler(LearnedSampler):
 
             @eqx.filter_value_and_grad(has_aux=True)
             def loss_of(learned: Any) -> Any:
-                kernels = self.kernels(reward, learned)
+                kernels = self._kernels(reward, learned)
                 paths, made = forward_paths(key_forward, kernels, self.num_paths, through=True)
                 return self.objective(self._clipped(made)), (made, paths)
 
             (loss, (made, paths)), gradient = loss_of(state.parameters.kernels)
             gradient = Parameters(gradient, None, jnp.zeros_like(state.parameters.log_z))
         else:
-            kernels = self.kernels(reward, held(state.parameters.kernels))
+            kernels = self._kernels(reward, held(state.parameters.kernels))
             num = self.num_paths - self._num_replayed
             noise = self.exploration * jnp.maximum(0.0, 1 - 2 * t / self.num_updates)
             paths, made = forward_paths(key_forward, kernels, num, noise)
@@ -295,7 +301,7 @@ class PathSampler(LearnedSampler):
     def draw(
         self, rng_key: PRNGKeyArray, target: Energy, state: PathState, n: int
     ) -> tuple[Position, Float[Array, " n"]]:
-        kernels = self.kernels(self._reward(target), state.parameters.kernels)
+        kernels = self._kernels(self._reward(target), state.parameters.kernels)
         paths, scores = forward_paths(rng_key, kernels, n)
         return jax.vmap(kernels.reward.target.unravel)(paths.states[-1]), log_weights(scores)
 
@@ -306,7 +312,7 @@ class PathSampler(LearnedSampler):
 
         With draws of the target, E e^-w = 1 / Z, and the mean of w is an upper bound of log Z.
         """
-        kernels = self.kernels(self._reward(target), state.parameters.kernels)
+        kernels = self._kernels(self._reward(target), state.parameters.kernels)
         flat = jax.vmap(lambda x: ravel_pytree(x)[0])(positions)
         return log_weights(backward_paths(rng_key, kernels, flat)[1])
 
@@ -314,6 +320,20 @@ class PathSampler(LearnedSampler):
         return self._cost(n, training=False)
 
     # Parts -----------------------------------------------------------------------------------
+
+    def _untrained(self, rng_key: PRNGKeyArray, num_dims: int, dtype: Any) -> Any:
+        """What is learned, before training: of the method, and of the widths if they are."""
+        learned = self.first(rng_key, num_dims, dtype)
+        if not self.learned_widths:
+            return learned
+        return learned, self.network(random.fold_in(rng_key, 0), (num_dims,), dtype=dtype)
+
+    def _kernels(self, reward: Reward, learned: Any) -> Kernels:
+        if not self.learned_widths:
+            return self.kernels(reward, learned)
+        within = self.kernels(reward, learned[0])
+        unit = self.scale.astype(reward.target.template.dtype)
+        return LearnedWidths(within, learned[1], unit)  # pyright: ignore[reportCallIssue]
 
     def _reward(self, target: Energy) -> Reward:
         return Reward(flattened(target), self.gradient_clip)
@@ -390,7 +410,7 @@ class PathSampler(LearnedSampler):
         def pulled(arrays: Any, part: Any) -> Array:
             learned, flow = eqx.combine(arrays, rest)
             (states, looks), pulls = part
-            found = score_steps(self.kernels(reward, learned), states, looks)
+            found = score_steps(self._kernels(reward, learned), states, looks)
             if flow is not None:
                 found = (*found, along(lambda t, x: flow(x, t))(steps, states))
             return jnp.sum(jnp.stack(list(map(jnp.vdot, jax.tree.leaves(pulls), found))))

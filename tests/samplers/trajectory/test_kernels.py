@@ -41,7 +41,7 @@ BARE = {"num_steps": 6, "network": TINY}
 pytestmark = pytest.mark.usefixtures("unoptimized")
 SAMPLERS = {
     "PIS": PIS(**BARE),
-    "PIS, not guided": PIS(guided=False, **BARE),
+    "PIS, not guided, widths learned": PIS(guided=False, learned_widths=True, **BARE),
     "DDS": DDS(**BARE),
     "DIS": DIS(fastest=4.0, **BARE),
     "CMCD": CMCD(**BARE),
@@ -51,7 +51,7 @@ SAMPLERS = {
 def perturbed(sampler, target=FOUR):
     """Parameters of the kernels, moved off zero: what training might have made of them."""
     template = flattened(target).template
-    learned = sampler.first(random.key(0), template.shape[0], template.dtype)
+    learned = sampler._untrained(random.key(0), template.shape[0], template.dtype)
     arrays, rest = eqx.partition(learned, eqx.is_inexact_array)
     leaves, treedef = jax.tree.flatten(arrays)
     keys = random.split(random.key(1), len(leaves))
@@ -60,7 +60,7 @@ def perturbed(sampler, target=FOUR):
 
 
 def kernels_of(sampler, learned, target=FOUR):
-    return sampler.kernels(Reward(flattened(target), sampler.gradient_clip), learned)
+    return sampler._kernels(Reward(flattened(target), sampler.gradient_clip), learned)
 
 
 @eqx.filter_jit
