@@ -32,7 +32,9 @@ for w, m, sd in zip(shares, means, sds, strict=True):
     densities.append(scipy.stats.norm.pdf(grid[:, None], m, sd) @ w)
 
 # %%
-# Three products of powers, by correctors and by the plain solver, which adds up the scores.
+# Three products of powers, by correctors and by the plain solver, which adds up the scores. The
+# correctors run eight populations: a weight may go back to a few of the first particles, and then
+# one population does not know its own error.
 
 num_steps, num_particles = (40, 200) if smoke else (100, 5000)
 corrector = samplers.FKCorrector(num_particles=num_particles, num_steps=num_steps)
@@ -47,8 +49,8 @@ for axis, (name, exponents) in zip(axes, cases.items(), strict=True):
     log_z = np.log(mass.sum() * (grid[1] - grid[0]))
     true = mass[grid < 0].sum() / mass.sum()
 
-    draws = ppl.sample(corrector, target, progress=False)
-    x, weights = draws["x"][0, :, 0], jax.nn.softmax(draws.log_weights[0])
+    draws = ppl.sample(corrector, target, num_chains=8, progress=False)
+    x, weights = draws["x"].ravel(), jax.nn.softmax(draws.log_weights.ravel())
     naive = ppl.sample(plain, target, num_samples=num_particles, progress=False)["x"][0, :, 0]
     print(
         f"{name:14}{true:9.3f}{np.sum(weights * (x < 0)):11.3f}{np.mean(naive < 0):14.3f}"

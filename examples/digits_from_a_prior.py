@@ -23,9 +23,9 @@ import samplers
 smoke = os.environ.get("SMOKE") == "1"
 prior = samplers.digits_prior()
 solver = samplers.DiffusionSampler(samplers.DPMSolverPP(order=2), num_steps=10 if smoke else 25)
-draws = ppl.sample(solver, prior, num_samples=96, progress=False)
+draws = ppl.sample(solver, prior, num_samples=128, progress=False)
 images = np.asarray(draws["x"][0])
-print("calls of the network a draw:", draws.num_evaluations[1] // solver.batch_size)
+print("calls of the network a draw:", draws.num_evaluations[1] // len(images))
 
 # %%
 # Pixels lie between -1, paper, and 1, ink, though nothing holds them there.
