@@ -23,6 +23,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ppl import weights
@@ -48,6 +49,7 @@ class ImportanceInfo(NamedTuple):
     inverse_temperature: Float[Array, ""]
     ess: Float[Array, ""]
     log_evidence: Float[Array, ""]
+    log_evidence_error: Float[Array, ""]
     num_illegal: Int[Array, ""]
     num_evaluations: Int[Array, "2"]
 
@@ -98,7 +100,7 @@ class ImportanceSampling(ParticleSampler):
         return state._replace(inverse_temperature=next_b), ImportanceInfo(
             next_b,
             weights.ess(log_weights),
-            weights.log_mean_exp(log_weights),
+            *weights.evidence(log_weights),
             weights.count_illegal(log_likelihood),
             evaluations,
         )
@@ -111,3 +113,6 @@ class ImportanceSampling(ParticleSampler):
     ) -> tuple[Position, Float[Array, " n"], Float[Array, ""]]:
         log_weights = increments(1.0, state.log_likelihood)
         return state.particles, log_weights, weights.log_mean_exp(log_weights)
+
+    def log_evidence_error(self, history: dict[str, np.ndarray]) -> float | None:
+        return float(history["log_evidence_error"][-1])

@@ -38,6 +38,15 @@ def test_the_evidence_is_unbiased(draws):
     assert abs(draws.log_evidence.value - LOG_Z) < 5 * draws.log_evidence.std_error
 
 
+def test_one_run_knows_its_error(draws):
+    alone = ppl.sample(ImportanceSampling(num_particles=1000), POSTERIOR, progress=False)
+    told = alone.log_evidence.std_error
+    assert told == pytest.approx(float(ppl.weights.evidence(alone.log_weights[0])[1]), rel=1e-4)
+    between = np.log(np.exp(np.asarray(draws.log_weights, np.float64)).mean(axis=1)).std(ddof=1)
+    # The sd of 64 runs is known to 9 %; an error that forgets the root of N is 30 times as large.
+    assert told == pytest.approx(between, rel=0.45)
+
+
 def test_weighted_means_are_those_of_the_posterior_and_plain_ones_are_caught(draws):
     weights = np.exp(np.asarray(draws.log_weights, np.float64))[..., None]
     # A ratio of two unbiased means: its error has the mean zero.
