@@ -92,6 +92,7 @@ def funnels(make: Callable[[], Any], num_keys: int = 3) -> str:
         draws = ppl.sample(make(), target, key, num_samples=20_480, progress=False)
         w = draws.log_weights.ravel()
         found.append((draws.log_evidence.value, w.mean(), ppl.weights.ess(w) / w.size))
+        print(f"key {key}: log Z, mean of w, ESS {np.round(found[-1], 3)}", file=sys.stderr)
     log_z, means, ess = np.array(found).T
     return (
         f"log Z off by {np.round(log_z - float(target.log_normalizer), 3)}, sd "
@@ -104,6 +105,18 @@ def funnel_by_balance() -> str:
     return funnels(
         lambda: samplers.PIS(objective=samplers.TrajectoryBalance(), scale=3.0, exploration=0.5)
     )
+
+
+def funnel_by_search() -> str:
+    """Trajectory balance with learned widths, and paths back from what chains have found."""
+    search = samplers.LocalSearch(every=20, num_chains=128, num_steps=100)
+    return funnels(
+        lambda: samplers.PIS(
+            objective=samplers.TrajectoryBalance(), scale=2.5, ratio=0.03, exploration=0.5,
+            num_updates=1500, learning_rate=3e-3, learned_widths=True,
+            replay=samplers.Replay(20_000, priority=samplers.ByRank(0.2), local_search=search),
+        )
+    )  # fmt: skip
 
 
 def funnel_by_annealing() -> str:
@@ -265,6 +278,7 @@ RUNS: dict[str, Callable[[], str]] = {
     "wells-additive": wells_by_coordinates,
     "funnel": funnel_by_balance,
     "funnel-cmcd": funnel_by_annealing,
+    "funnel-search": funnel_by_search,
     "dw4": dw4,
 }
 
