@@ -59,7 +59,7 @@ for name, each in draws.items():
 # Distances between particles, of draws without their weights, beside those of tempered particles.
 
 broad = dist.Normal(0, 3.0).expand(target.template.shape).to_event()
-smc = samplers.TemperedSMC(64 if smoke else 2048, reference=broad)
+smc = samplers.TemperedSMC(64 if smoke else 1024, reference=broad)
 draws["tempered"] = ppl.sample(smc, target, rng_key=2)
 pairs = np.triu_indices(4, 1)
 figure, axis = plt.subplots(figsize=(5, 3))

@@ -25,6 +25,7 @@ LONG = {
     "learn_from_pieces_of_paths",
     "modes_by_tempering",
     "noise_chosen_after_training",
+    "particles_that_look_alike",
     "photographs_from_a_prior",
     "sequences_by_masked_diffusion",
     "steer_a_language_model",

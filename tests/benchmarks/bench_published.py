@@ -225,10 +225,11 @@ def dw4(num_keys: int = 3) -> str:
     rng.shuffle(pool)
     told = [f"floor {wasserstein(pool[:1000], pool[1000:2000]):.3f}"]
     alike = partial(samplers.EGNN, num_particles=4, num_space=2, width=32, depth=3)
+    small = partial(samplers.EGNN, num_particles=4, num_space=2, width=16, depth=2)
     learners = {
         "AdjointSampling": samplers.AdjointSampling(scale=3.0, num_updates=2000, network=alike),
         "ASBS": samplers.ASBS(scale=3.0, num_updates=3000, network=alike),
-        "PIS": samplers.PIS(scale=3.0, num_updates=1500),
+        "PIS": samplers.PIS(scale=3.0, num_steps=30, num_paths=64, num_updates=600, network=small),
     }
     for name, sampler in learners.items():
         began, found, shares = time.process_time(), [], []
