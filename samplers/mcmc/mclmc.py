@@ -6,8 +6,13 @@ The momentum u has unit length: the particle moves at constant speed whatever th
 dynamics keep an energy, and on a surface of constant energy the position has the law pi. Noise
 turns u around over a length L. Every step is kept, which is fast in high dimensions and biased by
 the step size; warm-up bounds the bias through the energy error per dimension. At the default the
-variances of a Gaussian come out about 2 % wrong. `AdjustedMCLMC` is exact. A unit speed is slow
-from hundreds of standard deviations out: `PathfinderStart` brings chains in.
+variances of a Gaussian come out about 2 % wrong. `AdjustedMCLMC` is exact.
+
+A unit speed is slow from hundreds of standard deviations out, and without a test nothing calls back
+a chain that has run into a narrow place. Of a hierarchy of 65 parameters, centered, eight runs of
+twelve from jittered starts had not come in after 2,000 steps, as R-hat told; all of eight had that
+began at draws of NUTS: ``init=draws``. `PathfinderStart` brings chains in where the optimum of the
+density is a place of mass, which in a centered hierarchy it is not.
 
 The integrator and the refreshment of the momentum are BlackJAX's. Warm-up tunes the step size by
 BlackJAX's rule and the metric by windows, both pooled over chains.

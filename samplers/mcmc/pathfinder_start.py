@@ -6,7 +6,8 @@
 Where jittered starts are far out in the tails, warm-up begins in the bulk instead. The paths are
 those of `samplers.variational.pathfinder.Pathfinder`. A start biases nothing that an exact kernel
 does not forget, but Pathfinder's Gaussian sits in one mode: chains that agree after such a start
-may agree on too little.
+may agree on too little. The density of a centered hierarchy grows without bound where its scale is
+zero: a path ends there, and chains that start there are worse off than jittered ones.
 
 References
 ----------
