@@ -51,6 +51,7 @@ chosen = {
     "NUTS": samplers.NUTS(),
     "HMC": samplers.HMC(),
     "AdjustedMCLMC": samplers.AdjustedMCLMC(),
+    "MCLMC": samplers.MCLMC(),
     "MALA": samplers.MALA(),
     "RandomWalk": samplers.RandomWalk(),
 }
