@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
+import bench_cox
 import ppl
 import samplers
 from models.environments.bit_sequences import BitSequences, some_modes
@@ -289,6 +290,7 @@ RUNS: dict[str, Callable[[], str]] = {
     "funnel-cmcd": funnel_by_annealing,
     "funnel-search": funnel_by_search,
     "dw4": dw4,
+    "cox": lambda: "\n".join(bench_cox.rows()),
 }
 
 
