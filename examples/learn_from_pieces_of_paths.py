@@ -62,7 +62,7 @@ draws = {
 
 # %%
 # The gradients that each of them has spent on training and draws, and what it found: those that
-# learn from ends do with some thousand.
+# learn from ends do with some ten thousand.
 
 for name, each in draws.items():
     weights = ppl.weights.probabilities(each.log_weights[0])
