@@ -43,7 +43,7 @@ problems = ppl.stack(
 methods = {
     "PiGDM": samplers.PiGDM(num_steps=200 // scale),
     "TMPD": samplers.TMPD(
-        solver=samplers.DDPM(), num_steps=100 // scale, max_cg_steps=10, trusted_below=0.3
+        solver=samplers.DDPM(), num_steps=100 // scale, max_cg_steps=10, trusted_below=0.1
     ),
     "DPS": samplers.DPS(zeta=0.5, num_steps=200 // scale),
     "DiffPIR": samplers.DiffPIR(num_steps=100 // scale),
@@ -53,7 +53,7 @@ methods = {
     "PnP-DM": samplers.PnPDM(num_steps=50 // scale, num_inner_steps=10),
     "RED-diff": samplers.REDDiff(num_steps=300 // scale),
     "FPS-SMC": samplers.FPSSMC(num_particles=8, num_steps=50 // scale),
-    "STSL": samplers.STSL(correction=0.1, num_steps=600),
+    "STSL": samplers.STSL(trusted_below=0.1, num_steps=600),
 }
 
 # %%
