@@ -56,9 +56,7 @@ ROWS: dict[str, Row] = {
     "TemperedSMC": smc(num_particles=256),
     "TemperedSMC-1024": smc(num_particles=1024, num_keys=2),
     "TemperedSMC-MALA": smc(num_particles=256, move=samplers.MALA()),
-    "ParallelTempering": tempering(
-        num_temperatures=12, move=samplers.HMC(metric=samplers.Identity())
-    ),
+    "ParallelTempering": tempering(num_temperatures=16),
     "Laplace": Row(lambda scale: samplers.Laplace(), {"num_samples": LEARNED}),
     "PIS": learned(samplers.PIS, **SMALL),
     "DDS": learned(samplers.DDS, **SMALL),

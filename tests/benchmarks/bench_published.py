@@ -229,7 +229,7 @@ def dw4(num_keys: int = 3) -> str:
     small = partial(samplers.EGNN, num_particles=4, num_space=2, width=16, depth=2)
     learners = {
         "AdjointSampling": samplers.AdjointSampling(scale=3.0, num_updates=2000, network=alike),
-        "ASBS": samplers.ASBS(scale=3.0, num_updates=3000, network=alike),
+        "ASBS": samplers.ASBS(scale=3.0, num_updates=6000, network=alike),
         "PIS": samplers.PIS(scale=3.0, num_steps=30, num_paths=64, num_updates=600, network=small),
     }
     for name, sampler in learners.items():
