@@ -25,7 +25,7 @@ import scipy.linalg
 from jax import random
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from samplers.networks import Embedding, _checked, _match, _zero
+from samplers.networks import Embedding, checked, require_point, zeroed
 
 SMALLEST = 1e-6  # squared distance, in the root, whose slope at 0 is infinite
 
@@ -56,7 +56,7 @@ class _Round(eqx.Module):
             "time": linear(width, use_bias=False),
         }
         self.message = linear(width)
-        self.gates = linear(width), _zero(linear(width, 1))
+        self.gates = linear(width), zeroed(linear(width, 1))
         self.features = linear(2 * width), linear(width)
 
     def __call__(
@@ -131,11 +131,11 @@ class EGNN(eqx.Module):
     ) -> None:
         dtype = jnp.result_type(float) if dtype is None else dtype
         self.shape, size = tuple(shape), math.prod(shape)
-        self.num_particles = _checked("num_particles", num_particles, 2)
-        self.num_space = _checked("num_space", num_space, 1)
-        self.width = _checked("width", width, 1)
-        _checked("depth", depth, 1)
-        _checked("num_classes", num_classes, 0)
+        self.num_particles = checked("num_particles", num_particles, 2)
+        self.num_space = checked("num_space", num_space, 1)
+        self.width = checked("width", width, 1)
+        checked("depth", depth, 1)
+        checked("num_classes", num_classes, 0)
         if size not in (num_particles * num_space, (num_particles - 1) * num_space):
             raise ValueError(
                 f"a cloud of {num_particles} particles in dimension {num_space} has "
@@ -147,7 +147,7 @@ class EGNN(eqx.Module):
         self.rounds = tuple(_Round(key, width, dtype) for key in keys)
 
     def __call__(self, x: Array, t: Any = None, condition: Any = None) -> Array:
-        _match(self, x)
+        require_point(self, x)
         e = self.embedding(t, condition)
         e = jnp.zeros(self.width, x.dtype) if e is None else e
         cloud = x.reshape(-1, self.num_space)

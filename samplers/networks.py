@@ -27,13 +27,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 NUM_FREQUENCIES = 16
 
 
-def _checked(name: str, value: Any, minimum: int) -> int:
+def checked(name: str, value: Any, minimum: int) -> int:
+    """A size of a network, or an error that names it."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(f"{name} must be an integer, at least {minimum}; got {value!r}")
     return value
 
 
-def _match(network: Any, x: Any) -> None:
+def require_point(network: Any, x: Any) -> None:
     """Raise where x is no single point of the network; shapes are known while it is traced."""
     if jnp.shape(x) != network.shape:
         batched = jnp.shape(x)[1:] == network.shape
@@ -43,7 +44,7 @@ def _match(network: Any, x: Any) -> None:
         )
 
 
-def _zero(layer: Any) -> Any:
+def zeroed(layer: Any) -> Any:
     """The same layer, its weights and biases zero."""
     return jax.tree.map(lambda x: jnp.zeros_like(x) if eqx.is_array(x) else x, layer)
 
@@ -152,9 +153,9 @@ class MLP(eqx.Module):
         dtype: Any = None,
     ) -> None:
         dtype = jnp.result_type(float) if dtype is None else dtype
-        _checked("width", width, 1)
-        _checked("depth", depth, 1)
-        _checked("num_classes", num_classes, 0)
+        checked("width", width, 1)
+        checked("depth", depth, 1)
+        checked("num_classes", num_classes, 0)
         self.shape = tuple(shape)
         self.out_shape = self.shape if out_shape is None else tuple(out_shape)
         first, embedding, last, *layers = random.split(rng_key, 3 + depth)
@@ -164,10 +165,10 @@ class MLP(eqx.Module):
         self.first = eqx.nn.Linear(math.prod(self.shape), width, key=first, dtype=dtype)
         self.layers = tuple(_Layer(key, width, dtype) for key in layers)
         out = math.prod(self.out_shape)
-        self.last = _zero(eqx.nn.Linear(width, out, key=last, dtype=dtype))
+        self.last = zeroed(eqx.nn.Linear(width, out, key=last, dtype=dtype))
 
     def __call__(self, x: Array, t: Any = None, condition: Any = None) -> Array:
-        _match(self, x)
+        require_point(self, x)
         e = self.embedding(t, condition)
         h = self.first(x.ravel())
         for layer in self.layers:
@@ -222,7 +223,7 @@ class _Block(eqx.Module):
     ) -> None:
         a, b, c, d = random.split(rng_key, 4)
         self.norms = (_norm(num_in, dtype), _norm(num_out, dtype))
-        second = _zero(_Conv(b, num_out, num_out, 3, dtype))
+        second = zeroed(_Conv(b, num_out, num_out, 3, dtype))
         self.convs = (_Conv(a, num_in, num_out, 3, dtype), second)
         self.modulation = eqx.nn.Linear(width, 2 * num_out, key=c, dtype=dtype)
         self.straight = None if num_in == num_out else _Conv(d, num_in, num_out, 1, dtype)
@@ -285,9 +286,9 @@ class UNet(eqx.Module):
         if not channels:
             raise ValueError("channels must name one resolution at least; got ()")
         for number in channels:
-            _checked("channels", number, 1)
-        _checked("num_classes", num_classes, 0)
-        self.patch = _checked("patch", patch, 1)
+            checked("channels", number, 1)
+        checked("num_classes", num_classes, 0)
+        self.patch = checked("patch", patch, 1)
         factor = patch * 2 ** (len(channels) - 1)
         if len(self.shape) not in (2, 3) or any(n % factor or n == 0 for n in self.shape[-2:]):
             raise ValueError(
@@ -313,10 +314,10 @@ class UNet(eqx.Module):
             for a, b in zip(below, channels[::-1], strict=True)
         )
         self.norm = _norm(channels[0], dtype)
-        self.last = _zero(_Conv(next(keys), channels[0], num_in, 3, dtype))
+        self.last = zeroed(_Conv(next(keys), channels[0], num_in, 3, dtype))
 
     def __call__(self, x: Array, t: Any = None, condition: Any = None) -> Array:
-        _match(self, x)
+        require_point(self, x)
         e = self.embedding(t, condition)
         h = self.first(_squares(x.reshape(-1, *self.shape[-2:]), self.patch))
         kept = []

@@ -21,7 +21,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from samplers.networks import MLP
+from samplers.networks import MLP, checked
 
 REACH = 3.0  # of the bumps, in units of what the network is given
 
@@ -57,9 +57,8 @@ class AdditiveMLP(eqx.Module):
         num_waves: int = 6,
         dtype: Any = None,
     ) -> None:
-        for name, value, least in (("num_bumps", num_bumps, 2), ("num_waves", num_waves, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer, at least {least}; got {value!r}")
+        checked("num_bumps", num_bumps, 2)
+        checked("num_waves", num_waves, 0)
         if len(shape) != 1:
             raise ValueError(f"AdditiveMLP is a network on vectors; got a point of shape {shape}")
         dtype = jnp.result_type(float) if dtype is None else dtype
