@@ -40,7 +40,7 @@ def tempering(**options: Any) -> Row:
     """One metric for all: those of 1,600 dimensions cost more to learn than they are worth."""
     move = samplers.HMC(metric=samplers.Identity())
     return Row(lambda scale: samplers.ParallelTempering(move=move, **options),
-               {"num_warmup": 150, "num_samples": 150, "num_chains": 2})  # fmt: skip
+               {"num_warmup": 50, "num_samples": 50, "num_chains": 2})  # fmt: skip
 
 
 def smc(num_keys: int = 4, **options: Any) -> Row:
