@@ -74,6 +74,6 @@ def test_neck_and_mouth_of_the_funnel_are_reached_by_widths_and_search():
     error = draws.log_evidence.value - float(target.log_normalizer)
     v = np.asarray(draws["v"])
     print(f"\nlog Z off by {error:.4f}, v from {v.min():.1f} to {v.max():.1f}")
-    assert -0.137 - 4 * 0.046 < error < -0.137 + 4 * 0.046
+    assert -0.2 < error < -0.137 + 4 * 0.046
     assert (v < -4).any()
     assert (v > 5).any()
