@@ -28,6 +28,7 @@ from ppl.linear_operators import (
     apply,
     apply_adjoint,
     as_operator,
+    inner,
     name_of,
     normal_like,
     num_reals,
@@ -140,7 +141,32 @@ class LinearGaussian(eqx.Module):
 
     def misfit(self, x: PyTree) -> Float[Array, ""]:
         """``|(y - A x) / noise_std|^2``."""
+        if self._works_in_basis:
+            return self._squared(self._gap(x)) / self.noise_std**2
         return squared_norm(jax.tree.map(lambda r, sd: r / sd, self.residual(x), self._noise_tree))
+
+    def misfit_given(self, x: PyTree, variance: Any) -> Float[Array, ""]:
+        """``(y - A x)^H (variance A A^H + noise_std^2)^-1 (y - A x)``: of N(x, variance I).
+
+        In a basis that is cheaper than the operator it is a sum over coordinates, and a constant
+        for what of y no x makes.
+        """
+        if not self._works_in_basis:
+            residual = self.residual(x)
+            return inner(residual, self.solve_observed(residual, variance))
+        svd: Any = self.svd
+        noise = self.noise_std**2
+        total = variance * svd.singular_values**2 + noise
+        return squared_norm(_divide(self._gap(x), jnp.sqrt(total))) + _divide(self._unseen, noise)
+
+    def normal_residual(self, x: PyTree) -> tuple[PyTree, Float[Array, ""]]:
+        """``A^H (y - A x)`` and ``|y - A x|^2``, by which methods follow the data."""
+        if not self._works_in_basis:
+            residual = self.residual(x)
+            return self.adjoint(residual), squared_norm(residual)
+        svd: Any = self.svd
+        gap = self._gap(x)
+        return svd.v(svd.singular_values * gap), self._squared(gap)
 
     def noise(self, rng_key: PRNGKeyArray) -> PyTree:
         """A draw of the noise, shaped like the observation."""
@@ -242,9 +268,29 @@ class LinearGaussian(eqx.Module):
         if not self._works_in_basis:
             return self._pull(self.residual(x), variance)
         svd: Any = self.svd
+        return svd.v(self._pulled(x, variance))
+
+    def _pulled(self, x: PyTree, variance: Any) -> Array:
+        """`pulled` along the singular vectors."""
+        svd: Any = self.svd
         s = svd.singular_values
-        gap = svd.u_adjoint(self.observation) - s * svd.v_adjoint(x)
-        return svd.v(_divide(s * gap, variance * s**2 + self.noise_std**2))
+        return _divide(s * self._gap(x), variance * s**2 + self.noise_std**2)
+
+    def _gap(self, x: PyTree) -> Array:
+        """``U^H (y - A x)``."""
+        svd: Any = self.svd
+        return svd.u_adjoint(self.observation) - svd.singular_values * svd.v_adjoint(x)
+
+    def _squared(self, gap: Array) -> Float[Array, ""]:
+        """``|y - A x|^2``."""
+        return squared_norm(gap) + self._unseen
+
+    @property
+    def _unseen(self) -> Array:
+        """``|y - U U^H y|^2``: of the observation, what no x makes."""
+        svd: Any = self.svd
+        made = svd.u(svd.u_adjoint(self.observation))
+        return squared_norm(jax.tree.map(jnp.subtract, self.observation, made))
 
     def _pull(self, rhs: PyTree, variance: Any) -> PyTree:
         """``A^H (variance A A^H + noise_std^2)^-1 rhs``, to which what no x makes adds nothing."""
@@ -267,8 +313,8 @@ class LinearGaussian(eqx.Module):
             if not jnp.issubdtype(shape.dtype, jnp.complexfloating):
                 eps = normal(rng_key, shape.shape, shape.dtype)
                 left = jnp.where(total > 0, _divide(self.noise_std**2, total), 1)
-                new = svd.v(jnp.sqrt(variance * left) * eps)
-                return jax.tree.map(jnp.add, self.mean_given(x, variance), new)
+                moved = variance * self._pulled(x, variance) + jnp.sqrt(variance * left) * eps
+                return jax.tree.map(jnp.add, x, svd.v(moved))
         key_x, key_noise = jax.random.split(rng_key)
         moved = _axpy(jnp.sqrt(variance), normal_like(key_x, self.template), x)
         difference = jax.tree.map(jnp.subtract, self.residual(moved), self.noise(key_noise))

@@ -153,7 +153,8 @@ class Blur(eqx.Module):
         return _turned(_hartley(seen), self._phase)
 
     def u_adjoint(self, observation: Array) -> Array:
-        coefficients = _hartley(_turned(observation, self._phase.conj()))
+        modes = self._phase.conj() * jnp.fft.fftn(observation, norm="ortho")
+        coefficients = (modes.real - modes.imag).astype(observation.dtype)
         return jnp.where(self.singular_values > 0, coefficients, 0.0)
 
     @property

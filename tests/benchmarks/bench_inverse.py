@@ -128,6 +128,9 @@ def seen_through(kind: str, size: int, rng_key: Any) -> tuple[tuple[int, ...], A
     raise ValueError(f"no problem is called {kind!r}")
 
 
+FACTORED: dict[tuple[str, int], Any] = {}  # posteriors, of which only the data differ
+
+
 def field_case(
     kind: str,
     *,
@@ -140,7 +143,7 @@ def field_case(
     """Draw fields from the ``first`` on and their data, and what there is to know of them."""
     draw = eqx.filter_jit(lambda posterior, key: posterior.sample(key, num_draws))
     facts = eqx.filter_jit(lambda posterior: (posterior.mean, posterior.sd))
-    rows, factored, targets = [], None, []
+    rows, targets = [], []
     for i in range(first, first + num_fields):
         keys = random.split(random.fold_in(random.key(rng_key), i), 4)
         shape, operator, noise = seen_through(kind, size, keys[0])
@@ -152,9 +155,9 @@ def field_case(
         prior = samplers.DiffusionPrior(samplers.EDM(), field.denoise, field.template)
         targets.append(ppl.posterior(prior, likelihood))
         # Only a mask differs between problems: others are factored once.
-        if factored is None or kind in ("mask", "resonance"):
-            factored = gaussian_posterior(field, likelihood)
-        posterior = factored.given(likelihood.observation)
+        if kind in ("mask", "resonance") or (kind, size) not in FACTORED:
+            FACTORED[kind, size] = gaussian_posterior(field, likelihood)
+        posterior = FACTORED[kind, size].given(likelihood.observation)
         rows.append((truth, *facts(posterior), draw(posterior, keys[3])))
     truths, means, sds, exact = (np.stack(column) for column in zip(*rows, strict=True))
     return FieldCase(kind, targets, truths, means, sds, exact, first)

@@ -44,7 +44,7 @@ class KrylovGuide(Guide):
         denoised = denoise(z)
         # In x = D + d the equation is (I + gamma A' A) d = gamma A' (y - A D), from d = 0.
         normal = lambda d: d + gamma * problem.adjoint(problem.forward(d))
-        pulled = gamma * problem.adjoint(problem.residual(denoised))
+        pulled = gamma * problem.normal_residual(denoised)[0]
         moved = conjugate_gradients(
             normal, pulled, tolerance=problem.likelihood.tolerance, max_steps=self.num_steps
         )

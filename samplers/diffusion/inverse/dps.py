@@ -34,7 +34,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ppl.energy import Energy
-from ppl.linear_operators import squared_norm
 from ppl.sampler import positive, size
 from samplers.diffusion.inverse.guided import Guide, Guided, Step, batch_size, schedule, solver
 from samplers.diffusion.inverse.problem import Problem, require_linear
@@ -50,9 +49,9 @@ class NormGuide(Guide):
     def guided(self, denoise: Callable[[Array], Array], z: Array, step: Step) -> Array:
         problem = self.problem
         denoised, pull = jax.vjp(denoise, z)
-        residual = problem.residual(denoised)
-        length = jnp.sqrt(squared_norm(residual))
-        uphill = pull(problem.adjoint(residual))[0] / jnp.where(length > 0, length, 1)
+        direction, squared = problem.normal_residual(denoised)
+        length = jnp.sqrt(squared)
+        uphill = pull(direction)[0] / jnp.where(length > 0, length, 1)
         scale = jnp.sqrt((1 + step.kappa**2) * (1 + step.next_kappa**2))
         return denoised + self.zeta.astype(z.dtype) * scale / step.weight * uphill
 

@@ -35,7 +35,6 @@ from jax import lax, random
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ppl.energy import Energy, Position
-from ppl.linear_operators import inner
 from ppl.noise import normal
 from ppl.sampler import DirectSampler, Exactness, share, size
 from samplers.diffusion.chain import ReverseModel, Step, at
@@ -69,8 +68,7 @@ class Filter(ReverseModel):
 
         def one(z: Array) -> tuple[Array, Array]:
             mean = kept * z + (1 - kept) * self.problem.denoise(z, step.start)
-            residual = likelihood.residual(self.problem.position(mean))
-            return mean, -inner(residual, likelihood.solve_observed(residual, sd**2)) / 2
+            return mean, -likelihood.misfit_given(self.problem.position(mean), sd**2) / 2
 
         return jax.vmap(one)(z)
 

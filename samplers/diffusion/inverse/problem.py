@@ -61,6 +61,11 @@ class Problem(eqx.Module):
         """``y - A x``."""
         return self.likelihood.residual(self.position(z))
 
+    def normal_residual(self, z: Array) -> tuple[Array, Float[Array, ""]]:
+        """``A^T (y - A x)`` as a direction of points, and ``|y - A x|^2``."""
+        direction, squared = self.likelihood.normal_residual(self.position(z))
+        return self.prior.flat(direction), squared
+
     def adjoint(self, observation: PyTree) -> Array:
         """``A^T w`` as a direction of points."""
         return self.prior.flat(self.likelihood.adjoint(observation))

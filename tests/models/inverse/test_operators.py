@@ -64,6 +64,8 @@ def seen(operator):
     likelihood = ppl.LinearGaussian(operator, y, 0.3, tolerance=1e-6, max_steps=400)
     facts["adjoint"] = likelihood.adjoint(y)
     facts["mean"] = likelihood.mean_given(jnp.ones(shape), 0.7)
+    facts["pulled"], facts["squared"] = likelihood.normal_residual(facts["x"])
+    facts["misfits"] = likelihood.misfit(facts["x"]), likelihood.misfit_given(facts["x"], 0.7)
     if isinstance(operator, SVD):
         s = facts["values"] = operator.singular_values
         c, facts["u_adjoint"] = operator.v_adjoint(facts["x"]), operator.u_adjoint(y)
@@ -91,6 +93,12 @@ def test_adjoint_decomposition_and_equations_are_those_of_the_matrix(facts):
     precision = matrix.T @ matrix / 0.3**2 + np.eye(matrix.shape[1]) / 0.7
     mean = np.linalg.solve(precision, matrix.T @ y / 0.3**2 + 1 / 0.7)
     np.testing.assert_allclose(facts["mean"].reshape(-1), mean, atol=2e-3)
+    residual = y - matrix @ facts["x"].reshape(-1)
+    np.testing.assert_allclose(facts["pulled"].reshape(-1), matrix.T @ residual, atol=1e-4)
+    np.testing.assert_allclose(facts["squared"], residual @ residual, rtol=1e-5)
+    gram = 0.7 * matrix @ matrix.T + 0.3**2 * np.eye(len(y))
+    misfits = residual @ residual / 0.3**2, residual @ np.linalg.solve(gram, residual)
+    np.testing.assert_allclose(facts["misfits"], misfits, rtol=1e-4)
     if "values" not in facts:
         return
     values = np.sort(facts["values"].reshape(-1))[::-1]
