@@ -44,6 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="JAX finds no GPU"))
 
 
+def pytest_collection_finish():
+    # Tracing makes small objects by the million, and nearly all die by themselves: Python would
+    # look through all there is again and again, for a twentieth of the time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+
 MAPS = Path("/proc/self/maps")
 MOST_MAPS = 20_000  # Linux allows a process 65,530 pieces of memory, and each program takes some
 

@@ -94,10 +94,12 @@ def tuned_score(num_particles):
     return t_scores(runs + runs.var() / 2, skewed_log_z())
 
 
+@pytest.mark.slow  # 12 seconds each
 def test_tuning_to_few_particles_does_not_move_the_evidence():
     assert abs(tuned_score(256)) < t_limit(NUM_CHECKS, 31)
 
 
+@pytest.mark.slow
 def test_a_kernel_tuned_to_the_particles_it_moves_is_caught(monkeypatch):
     def to_its_own(arrays, rest, *seen, scalars_only=False):
         return jax.vmap(lambda a, *own: moves.retuned(eqx.combine(a, rest), *own))(arrays, *seen)
