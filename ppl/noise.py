@@ -41,6 +41,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt32
 ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 PARITY = 0x1BD11BDA
 ROUNDS = 14
+MANY = 512  # numbers of a key that are written to memory before they are used
 # Polynomials of least largest error, below 5e-9, over the ranges that they are asked for.
 ATANH = (2.0, 0.6666705, 0.39952575, 0.30436564)  # 2 atanh(s) / s in s^2, |s| <= 1/5
 SINE = (1.0, -0.166666507, 0.00833203688, -0.00019504022)  # sin(x) / x in x^2, |x| <= pi/4
@@ -63,7 +64,9 @@ def normal(
     first, second = _blocks(random.key_data(rng_key), -(-size // 2))
     uniform = lax.optimization_barrier(lax.complex(_uniform(first), _turn(second)))
     pairs = lax.optimization_barrier(lax.complex(*_transform(uniform.real, uniform.imag)))
-    return jnp.stack([pairs.real, pairs.imag], axis=1).reshape(-1)[:size].reshape(shape)
+    numbers = jnp.stack([pairs.real, pairs.imag], axis=1).reshape(-1)[:size].reshape(shape)
+    # Woven into what they are used for, many numbers cost twice a pass of their own over memory.
+    return lax.optimization_barrier(numbers) if size >= MANY else numbers
 
 
 def fold_each(rng_key: PRNGKeyArray, numbers: Int[Array, " n"]) -> Key[Array, " n"]:

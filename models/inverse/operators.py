@@ -130,8 +130,7 @@ class Blur(eqx.Module):
     def __call__(self, image: Array) -> Array:
         if jnp.iscomplexobj(image):
             return jnp.fft.ifftn(self.transfer * jnp.fft.fftn(image)).astype(image.dtype)
-        half = self.transfer[..., : image.shape[-1] // 2 + 1]
-        return jnp.fft.irfftn(half * jnp.fft.rfftn(image), image.shape).astype(image.dtype)
+        return _convolved(image, self.transfer)
 
     def adjoint(self, observation: Array) -> Array:
         return eqx.tree_at(lambda blur: blur.transfer, self, self.transfer.conj())(observation)
@@ -150,11 +149,10 @@ class Blur(eqx.Module):
 
     def u(self, coefficients: Array) -> Array:
         seen = jnp.where(self.singular_values > 0, coefficients, 0.0)
-        return _turned(_hartley(seen), self._phase)
+        return _convolved(_hartley(seen), self._phase)
 
     def u_adjoint(self, observation: Array) -> Array:
-        modes = self._phase.conj() * jnp.fft.fftn(observation, norm="ortho")
-        coefficients = (modes.real - modes.imag).astype(observation.dtype)
+        coefficients = _hartley(observation, self._phase.conj())
         return jnp.where(self.singular_values > 0, coefficients, 0.0)
 
     @property
@@ -163,13 +161,23 @@ class Blur(eqx.Module):
         return jnp.where(size > 0, self.transfer / jnp.where(size > 0, size, 1.0), 1.0)
 
 
-def _hartley(x: Array) -> Array:
-    modes = jnp.fft.fftn(x, norm="ortho")
-    return (modes.real - modes.imag).astype(x.dtype)
+def _half(transfer: Array) -> Array:
+    return transfer[..., : transfer.shape[-1] // 2 + 1]
 
 
-def _turned(x: Array, phase: Array) -> Array:
-    return jnp.fft.ifftn(phase * jnp.fft.fftn(x)).real.astype(x.dtype)
+def _convolved(x: Array, transfer: Array) -> Array:
+    return jnp.fft.irfftn(_half(transfer) * jnp.fft.rfftn(x), x.shape).astype(x.dtype)
+
+
+def _hartley(x: Array, transfer: Array | None = None) -> Array:
+    """``H x``, or H of a convolution of x: half of a spectrum says what the other half is."""
+    modes = jnp.fft.rfftn(x, norm="ortho")
+    modes = modes if transfer is None else _half(transfer) * modes
+    # Conjugate at -k; the frequency 0 of an axis is its own opposite.
+    opposite = jnp.flip((modes.real + modes.imag)[..., 1 : (x.shape[-1] + 1) // 2])
+    others = tuple(range(x.ndim - 1))
+    opposite = jnp.roll(opposite, (1,) * len(others), others)
+    return jnp.concatenate([modes.real - modes.imag, opposite], axis=-1).astype(x.dtype)
 
 
 def gaussian_blur(shape: tuple[int, ...], sd: float | int) -> Blur:
