@@ -7,7 +7,8 @@
 a few times; what comes back is how far the particles went, less its mean. All particles are alike,
 so h begins as zero. A rotation or reflection of the cloud, or another order of its particles, is
 one of what comes back, and a shift does not matter. A sampler whose control is such a network has
-these symmetries in its law, whatever it has learned, and need not learn them.
+these symmetries in its law, whatever it has learned, and need not learn them; the gradient of the
+target beside it has them too (``turns``, `samplers.trajectory.control`), but where it is clipped.
 
 References
 ----------
@@ -16,7 +17,7 @@ References
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -108,6 +109,8 @@ class EGNN(eqx.Module):
     Messages see the distance beside its square. Pulls are divided by the distance and 1, as in the
     authors' code, and by the number of others.
     """
+
+    turns: ClassVar[bool] = True
 
     shape: tuple[int, ...] = eqx.field(static=True)
     num_particles: int = eqx.field(static=True)

@@ -102,7 +102,8 @@ class AnnealedLangevin(Kernels):
         assert look is not None
         assert look.gradient is not None
         b = self.inverse_temperature[n]
-        return tamed(b * look.gradient - (1 - b) * x / self.scale**2, self.length[step])
+        gradient = b * look.gradient - (1 - b) * x / self.scale**2
+        return tamed(gradient, self.length[step], whole=self.learned.turns)
 
 
 class CMCD(PathSampler):

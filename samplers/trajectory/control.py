@@ -18,8 +18,19 @@ than the mode is wide it throws a path out, farther each time. Divided by the ro
 longer than 1 / sqrt(r), moves a path by 2 s at most in all, and is nearly the optimal u of a single
 mode of variance sigma^2, -x / (sigma^2 + r): with f = -x / sigma^2, at an x^2 of sigma^2 + r, it is
 -x / sqrt(sigma^4 + r sigma^2 + r^2). So weights are finite before anything is learned, however
-narrow the modes. The authors of [2] clip the gradient at 100, as `Reward` does, and begin with a b
-of 0.01, with which the target has first to be found.
+narrow the modes.
+
+By coordinate, this has the axes of the coordinates in it, and so has a gain for each. A network
+with ``turns`` true commutes with rotations (`samplers.EGNN`), and nothing it learns undoes that: of
+such a control the gradient is divided as one vector, by its mean square, and has one gain.
+
+The authors of [2] clip the gradient at 100, as `Reward` does, and begin with a b of 0.01, with
+which the target has first to be found.
+
+That no gradient goes through the push leaves reparametrized reverse KL, which differentiates paths,
+with a gradient that is not its own; let through, it explodes where the target is stiff. To the
+log-derivative, `ReverseKL(reparametrized=False)`, and to trajectory balance and VarGrad, states are
+data, and nothing is lost.
 
 References
 ----------
@@ -45,7 +56,7 @@ small = partial(MLP, width=64, depth=2)
 
 
 class Gain(eqx.Module):
-    """Sums of waves in time, one a coordinate, learned, that begin as the constant ``first``."""
+    """Sums of waves in time, learned, that begin as the constant ``first``: one a coordinate."""
 
     constant: Float[Array, " d"]
     waves: Float[Array, "2*k d"]
@@ -59,9 +70,15 @@ class Gain(eqx.Module):
         return self.constant + jnp.concatenate([jnp.sin(angle), jnp.cos(angle)]) @ self.waves
 
 
-def tamed(gradient: Float[Array, " d"], variance: Float[Array, ""]) -> Float[Array, " d"]:
-    """No coordinate is longer than 1 / sqrt(variance); short ones are what they were."""
-    return gradient / jnp.sqrt(1 + variance * gradient**2)
+def tamed(
+    gradient: Float[Array, " d"], variance: Float[Array, ""], *, whole: bool = False
+) -> Float[Array, " d"]:
+    """No coordinate is longer than 1 / sqrt(variance); short ones are what they were.
+
+    As a ``whole`` it is the root of their mean square that is not, and the direction stays.
+    """
+    square = jnp.mean(gradient**2) if whole else gradient**2
+    return gradient / jnp.sqrt(1 + variance * square)
 
 
 def to_the_end(rates: Float[Array, " N"]) -> Float[Array, " states"]:
@@ -80,7 +97,12 @@ class Control(eqx.Module):
         self, rng_key: PRNGKeyArray, network: Any, size: int, first: float | None, dtype: Any
     ) -> None:
         self.network = network(rng_key, (size,), dtype=dtype)
-        self.gain = None if first is None else Gain(size, first, dtype)
+        self.gain = None if first is None else Gain(1 if self.turns else size, first, dtype)
+
+    @property
+    def turns(self) -> bool:
+        """Whether the network commutes with rotations, so that the push has to."""
+        return getattr(self.network, "turns", False)
 
     def __call__(
         self, x: Float[Array, " d"], t: Float[Array, ""], push: Float[Array, " d"] | None

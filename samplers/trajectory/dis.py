@@ -66,7 +66,8 @@ class VariancePreserving(Kernels):
         push = None
         if look is not None and look.gradient is not None:
             kept = self.kept[n]
-            push = kept * tamed(self.scale * look.gradient + x / self.scale, 1 - kept**2)
+            gradient = self.scale * look.gradient + x / self.scale
+            push = kept * tamed(gradient, 1 - kept**2, whole=self.learned.turns)
         return self.learned(x / self.scale, t, push) - x / self.scale
 
     def forward(self, n: Int[Array, ""], x: Float[Array, " d"], u: Any, look: Look | None) -> Law:

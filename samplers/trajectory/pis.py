@@ -63,7 +63,8 @@ class Bridge(Kernels):
         t = jnp.asarray(n).astype(x.dtype) / self.num_steps
         push = None
         if look is not None and look.gradient is not None:
-            push = tamed(self.scale * look.gradient + x / self.scale, 1 - self.shares[n])
+            gradient, left = self.scale * look.gradient + x / self.scale, 1 - self.shares[n]
+            push = tamed(gradient, left, whole=self.learned.turns)
         return self.learned(x / self.scale, t, push)
 
     def forward(self, n: Int[Array, ""], x: Float[Array, " d"], u: Any, look: Look | None) -> Law:

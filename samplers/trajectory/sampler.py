@@ -102,7 +102,7 @@ class NeedsGradient:
         return frozenset({"log_density"} if free else {"log_density", "gradient"})
 
 
-ROWS = 4096  # states at which a network is differentiated at once
+ROWS = 512  # states at which a network is differentiated at once; more leave the cache
 FORGET = 0.98  # of the running ESS, which is worth some fifty updates
 
 

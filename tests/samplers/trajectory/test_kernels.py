@@ -14,6 +14,8 @@ from scipy.special import expit
 
 from models.targets.benchmark_mixtures import gmm25
 from models.targets.gaussian_mixture import GaussianMixture
+from models.targets.particles import DoubleWellParticles
+from samplers.equivariant import EGNN
 from samplers.networks import MLP
 from samplers.trajectory import cmcd, dds, dis, objectives, pis
 from samplers.trajectory.cmcd import CMCD
@@ -137,7 +139,9 @@ def evidence(w):
     return np.logaddexp.reduce(w) - np.log(w.size)
 
 
-@pytest.mark.parametrize("make", [PIS, DDS, DIS, CMCD])
+@pytest.mark.parametrize(
+    "make", [PIS, DDS, *(pytest.param(make, marks=pytest.mark.slow) for make in (DIS, CMCD))]
+)
 def test_weights_are_finite_before_training_where_modes_are_narrow(make):
     w = untrained_weights(make)
     assert w.mean() > -15
@@ -155,7 +159,7 @@ def test_weights_are_finite_before_training_where_modes_are_narrow(make):
     ],
 )
 def test_by_the_plain_gradient_they_are_not(make, module, least, monkeypatch):
-    monkeypatch.setattr(module, "tamed", lambda gradient, variance: gradient)
+    monkeypatch.setattr(module, "tamed", lambda gradient, variance, **_: gradient)
     w = untrained_weights(make)
     assert w.mean() < -50
     assert evidence(w) < -least
@@ -171,6 +175,35 @@ def test_a_shortened_gradient_is_nearly_the_control_of_one_mode():
     assert ratio.min() > 1 - 1e-5
     assert ratio.max() < 2 / 3**0.5 + 1e-5
     assert np.all(np.abs(push[1:]) < 1 / np.sqrt(left[1:, None]) * (1 + 1e-6))
+
+
+@pytest.mark.parametrize(
+    "make", [PIS, *(pytest.param(m, marks=pytest.mark.slow) for m in (DDS, DIS, CMCD))]
+)
+def test_steps_of_a_network_that_turns_turn_as_the_particles_do(make, monkeypatch):
+    """Rotations, reflections and another order of the particles; not by coordinate."""
+    target = DoubleWellParticles()
+    network = partial(EGNN, num_particles=4, num_space=2, width=4, depth=1)
+    sampler = make(num_steps=6, network=network, gradient_clip=1e9)
+    basis, angle = target.basis, 0.7
+    turn = np.array([[np.cos(angle), np.sin(angle)], [np.sin(angle), -np.cos(angle)]])
+    move = lambda x: basis @ (basis.T @ x)[np.array([2, 0, 3, 1])] @ turn
+    x = np.asarray(3 * random.normal(random.key(1), (3, 2)))
+
+    def off():
+        kernels = kernels_of(sampler, perturbed(sampler, target), target)
+
+        @eqx.filter_jit
+        def mean(kernels, x):
+            n, look = jnp.int32(3), kernels.reward.with_gradient(x)
+            return kernels.forward(n, x, kernels.control(n, x, look), look).mean
+
+        here, there = (mean(kernels, jnp.ravel(jnp.asarray(z))) for z in (x, move(x)))
+        return np.abs(np.reshape(there, (3, 2)) - move(np.reshape(here, (3, 2)))).max()
+
+    assert off() < 1e-4
+    monkeypatch.setattr(EGNN, "turns", False)
+    assert off() > 1e-2
 
 
 def test_of_a_state_that_shrinks_the_rest_is_kept():
