@@ -23,7 +23,7 @@ References
 """
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -51,8 +51,10 @@ def _cutoff(value: float) -> float:
 class Metric(eqx.Module):
     """A linear map ``A``; subclasses are final.
 
-    Arrays are None until `for_dimension` lays them out.
+    Arrays are None until `for_dimension` lays them out. ``learns``: whether `fit` looks at draws.
     """
+
+    learns: ClassVar[bool] = True
 
     @abstractmethod
     def for_dimension(self, dimension: int, dtype: DTypeLike) -> "Metric":
@@ -103,6 +105,8 @@ class Metric(eqx.Module):
 
 class Identity(Metric):
     """No scaling: all directions alike. Warm-up leaves it alone."""
+
+    learns: ClassVar[bool] = False
 
     def for_dimension(self, dimension: int, dtype: DTypeLike) -> "Identity":
         return self

@@ -31,6 +31,7 @@ References
    scalable highly parallel MCMC scheme", J. R. Stat. Soc. B 84, 2022, arXiv:1905.02939.
 """
 
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -46,7 +47,7 @@ from ppl.sampler import Exactness, MarkovKernel, OnePieceWarmUp, Record, WarmUp,
 from ppl.template import float_dtype
 from ppl.weights import Estimate
 from samplers.mcmc.hmc import HMC
-from samplers.mcmc.windows import flag
+from samplers.mcmc.windows import MOST_NUMBERS, WindowWarmUp, flag
 from samplers.smc.along_path import check_move, check_path
 from samplers.smc.moves import densities_of, plain_states
 from samplers.smc.path import Known, Path, as_reference, as_schedule, next_inverse_temperature
@@ -228,7 +229,12 @@ class ParallelTempering(MarkovKernel):
 
     def warmup(self, target: Energy) -> "TemperingWarmUp":
         move = (HMC() if self.move is None else self.move).resolve(target)
-        return TemperingWarmUp(move.warmup(target))
+        of_move = move.warmup(target)
+        if isinstance(of_move, WindowWarmUp):
+            # All rungs together remember no more than a kernel by itself.
+            num_rungs = len(self.resolve(target).ladder) - 1
+            of_move = replace(of_move, most_numbers=MOST_NUMBERS // num_rungs)
+        return TemperingWarmUp(of_move)
 
     def watch(self, state: ParallelTemperingState) -> PyTree:
         return state.moved.position, self.moves.watch(state.moved)

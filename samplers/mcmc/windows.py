@@ -49,12 +49,16 @@ _dual_averaging: Any = blackjax_step_size.dual_averaging_adaptation
 
 
 class WindowState(NamedTuple):
-    """BlackJAX's dual averaging, where the window stands, its latest draws and gradients."""
+    """BlackJAX's dual averaging, where the window stands, its latest draws and gradients.
+
+    Where the metric does not learn there are none: in 1,600 dimensions they fill 134 MB, which
+    parallel tempering has for each rung, and copies with every chunk.
+    """
 
     averaging: Any
     window: Int[Array, ""]
     steps: Int[Array, ""]
-    positions: Float[Array, "memory chain d"]
+    positions: Float[Array, "memory chain d"] | None
     gradients: Float[Array, "memory chain d"] | None
 
 
@@ -72,10 +76,13 @@ class WindowWarmUp(WarmUp):
     growth
         How much longer a metric window is than the one before. A chain that takes one gradient a
         step gets ahead slowly, and a bad metric holds it: with `ONE_GRADIENT` it is replaced often.
+    most_numbers
+        That are remembered of draws, and as many of gradients.
     """
 
     target_acceptance: Float[Array, ""] = fraction("target_acceptance")
     growth: float = eqx.field(static=True, default=4.0)
+    most_numbers: int = eqx.field(static=True, default=MOST_NUMBERS)
 
     def windows(self, num_steps: int) -> list[int]:
         first, last = min(FIRST, num_steps // 5), min(LAST, num_steps // 4)
@@ -95,7 +102,7 @@ class WindowWarmUp(WarmUp):
         num_chains, dimension = positions.shape
         chains = min(num_chains, MOST_CHAINS)
         rows = max(512, 8 * dimension)
-        rows = min(rows, MOST_NUMBERS // dimension)
+        rows = min(rows, self.most_numbers // dimension)
         memory = max(-(-rows // chains), LEAST_STEPS)
         empty = jnp.zeros((memory, chains, dimension), positions.dtype)
 
@@ -103,7 +110,8 @@ class WindowWarmUp(WarmUp):
         metric = where(kernel.metric.is_identity, metric, kernel.metric)
         started = _replace(kernel, kernel.step_size, metric, brief=True, tuning=True)
         zero = jnp.zeros((), jnp.int32)
-        rings = (empty, None if gradients is None else empty)
+        learns = kernel.metric.learns
+        rings = (empty if learns else None, empty if learns and gradients is not None else None)
         return started, WindowState(self._averaging(kernel.step_size), zero, zero, *rings)
 
     def step(self, kernel: Any, adaptation: WindowState, infos: Any) -> tuple[Any, WindowState]:
@@ -139,7 +147,7 @@ class WindowWarmUp(WarmUp):
                 is_last, lambda: kernel.metric, lambda: estimate(kernel.metric, adaptation)
             )
             # A step size that suits the old metric says little about a first good one.
-            dimension = adaptation.positions.shape[-1]
+            dimension = sum(x[0, 0].size for x in jax.tree.leaves(record.position))
             fresh = jnp.asarray(initial_step_size(dimension), averaged.dtype)
             start = jnp.where(is_last | (window > SHORT_WINDOWS), averaged, fresh)
             brief = (window < SHORT_WINDOWS) & ~is_last
@@ -186,9 +194,12 @@ def remember(adaptation: WindowState, record: Record, count: Int[Array, ""]) -> 
 
     A ring: what is remembered at the end of a window does not depend on how it was cut.
     """
+    steps = adaptation.steps + count
+    if adaptation.positions is None:
+        return adaptation._replace(steps=steps)
     memory, chains, _ = adaptation.positions.shape
     # The latest row of this chunk that belongs to a place of the ring; negative where none does.
-    newest = adaptation.steps + count - 1
+    newest = steps - 1
     row = count - 1 - (newest - jnp.arange(memory)) % memory
 
     def write(ring: Float[Array, "memory chain d"], tree: PyTree) -> Float[Array, "memory chain d"]:
@@ -197,7 +208,7 @@ def remember(adaptation: WindowState, record: Record, count: Int[Array, ""]) -> 
 
     gradients = adaptation.gradients
     return adaptation._replace(
-        steps=adaptation.steps + count,
+        steps=steps,
         positions=write(adaptation.positions, record.position),
         gradients=None if gradients is None else write(gradients, record.watched),
     )
@@ -205,6 +216,8 @@ def remember(adaptation: WindowState, record: Record, count: Int[Array, ""]) -> 
 
 def estimate(metric: Metric, adaptation: WindowState) -> Metric:
     """Metric from the last two thirds of a window, as far as they are remembered."""
+    if adaptation.positions is None:
+        return metric
     memory, chains, dimension = adaptation.positions.shape
     steps = adaptation.steps
     # The step of the window that a place of the ring holds: the last one that was written there.

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import random
+from numpyro import distributions as dist
 
 import ppl
 from ppl.sampler import Record
 from samplers.mcmc.hmc import HMC, HMCState
-from samplers.mcmc.metrics import Diagonal
+from samplers.mcmc.metrics import Diagonal, Identity
 from samplers.mcmc.nuts import NUTS
+from samplers.mcmc.parallel_tempering import ParallelTempering
 from samplers.mcmc.windows import ONE_GRADIENT, WindowWarmUp, start_scales
 
 CHAINS = 4
@@ -168,6 +170,26 @@ def test_trajectories_are_kept_short_during_the_first_windows(window):
         )
         brief.append(bool(kernel.brief))
     assert brief == [True, True, False, False]
+
+
+def test_a_metric_that_does_not_learn_remembers_nothing_and_still_gets_a_step_size(window):
+    kernel = eqx.tree_at(lambda k: k.metric, window.kernel, Identity())
+    begun, adaptation = window.start(SOMEWHERE, kernel)
+    assert adaptation.positions is None
+    assert adaptation.gradients is None
+    positions, gradients = (jax.tree.map(lambda x: x.astype(np.float32), t) for t in rows(60))
+    record = Record(positions, {}, gradients)
+    ends = jnp.int32(60), jnp.bool_(True), jnp.bool_(False)
+    kernel, adaptation = window.feed(begun, adaptation, record, *ends)
+    assert int(adaptation.window) == 1
+    np.testing.assert_allclose(kernel.step_size, 3**-0.25, rtol=1e-6)  # anew, of the dimension
+
+
+def test_the_kernels_of_all_temperatures_remember_no_more_than_one_by_itself():
+    wide = ppl.from_distribution(dist.Normal(0, 1).expand((1600,)).to_event())
+    tempering = ParallelTempering(9, move=HMC(metric=Diagonal()), reference=wide)
+    own = HMC().warmup(wide).most_numbers
+    assert tempering.warmup(wide).of_move.most_numbers == own // 8
 
 
 # Step size ------------------------------------------------------------------------------------
