@@ -178,10 +178,14 @@ def log_evidence_error(population: Population) -> Float[Array, ""]:
     """
     n = len(population.log_weights)
     shares = weights.probabilities(population.log_weights)
-    families = _by_family(population, shares)
-    square = jnp.sum((families - 1 / n) ** 2) - population.rounding
+    square = jnp.sum((families(population) - 1 / n) ** 2) - population.rounding
     square = jnp.maximum(square, jnp.sum((shares - 1 / n) ** 2)) * (n / (n - 1))
     return jnp.where(is_dead(population), jnp.inf, jnp.sqrt(square))
+
+
+def families(population: Population) -> Float[Array, " n"]:
+    """Shares W_e of the weights, by ancestor e at the start."""
+    return _by_family(population, weights.probabilities(population.log_weights))
 
 
 def _by_family(population: Population, shares: Float[Array, " n"]) -> Float[Array, " n"]:
