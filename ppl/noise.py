@@ -41,7 +41,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt32
 ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 PARITY = 0x1BD11BDA
 ROUNDS = 14
-MANY = 512  # numbers of a key that are written to memory before they are used
+MANY = 2**18  # numbers of a key that are written to memory before they are used
 # Polynomials of least largest error, below 5e-9, over the ranges that they are asked for.
 ATANH = (2.0, 0.6666705, 0.39952575, 0.30436564)  # 2 atanh(s) / s in s^2, |s| <= 1/5
 SINE = (1.0, -0.166666507, 0.00833203688, -0.00019504022)  # sin(x) / x in x^2, |x| <= pi/4
@@ -65,7 +65,8 @@ def normal(
     uniform = lax.optimization_barrier(lax.complex(_uniform(first), _turn(second)))
     pairs = lax.optimization_barrier(lax.complex(*_transform(uniform.real, uniform.imag)))
     numbers = jnp.stack([pairs.real, pairs.imag], axis=1).reshape(-1)[:size].reshape(shape)
-    # Woven into what they are used for, many numbers cost twice a pass of their own over memory.
+    # Woven into what they are used for, which is best where caches hold them, very many cost more
+    # than a pass of their own over memory.
     return lax.optimization_barrier(numbers) if size >= MANY else numbers
 
 
