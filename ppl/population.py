@@ -139,6 +139,9 @@ def run_particles(
     if log_weights[0] is not None:
         positions, log_weights = _of_one_length(positions, log_weights)
     history = {n: np.swapaxes(x, 0, 1) for n, x in infos.items()}
+    never = "resampled" in history and not np.any(history["resampled"])
+    if log_weights[0] is not None and (sampler.draws_apart or never):
+        notes += _doubts(np.stack([np.asarray(w) for w in log_weights]))
     return Drawn(
         jax.tree.map(lambda *x: np.stack([np.asarray(a) for a in x]), *positions),
         None if log_weights[0] is None else np.stack([np.asarray(w) for w in log_weights]),
@@ -250,6 +253,8 @@ def run_learned(
     history = {n: np.stack([h[n][:shortest] for h in histories]) for n in histories[0]}
     drawn = _join(trained, runs, history, tallies, stopped, evidence)
     drawn.notes += dict.fromkeys(notes)
+    if drawn.log_evidences is not None:
+        drawn.notes += _doubts(drawn.log_weights, trained.draws_together)
     return drawn
 
 
@@ -276,7 +281,15 @@ def run_direct(
         _draw_run(sampler, target, random.fold_in(rng_key, run), num_samples, tallies, progress)
         for run in range(num_chains)
     ]
-    return _join(sampler, runs, {}, tallies, "complete", sampler.weights_estimate_evidence)
+    drawn = _join(sampler, runs, {}, tallies, "complete", sampler.weights_estimate_evidence)
+    if drawn.log_evidences is not None:
+        drawn.notes += _doubts(drawn.log_weights, sampler.draws_together)
+    return drawn
+
+
+def _doubts(log_weights: Any, together: int = 1) -> list[str]:
+    doubt = weights.doubt(log_weights, together)
+    return [] if doubt is None else [doubt]
 
 
 def _batch(sampler: DirectSampler, num_samples: int) -> int:

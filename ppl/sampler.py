@@ -202,6 +202,8 @@ class MarkovKernel(Sampler):
 class ParticleSampler(Sampler):
     """A population with weights: ``step`` until ``done``, then ``collect``."""
 
+    draws_apart: ClassVar[bool] = False  # the particles never meet: their weights are independent
+
     @abstractmethod
     def init(self, rng_key: PRNGKeyArray, target: Energy) -> Any:
         """First population of one run."""

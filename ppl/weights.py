@@ -447,3 +447,27 @@ def stratified(
     points = (np.arange(num) + generator.random(num)) / num * cumulative[-1]
     indices = np.searchsorted(cumulative, points, side="right")
     return np.minimum(indices, np.flatnonzero(weights)[-1])
+
+
+def doubt(log_weights: Float[np.ndarray, "runs n"], together: int = 1) -> str | None:
+    """Why not to believe the error of `evidence_estimate`, if the tail of the weights says so.
+
+    A sample of weights without a variance has one. Weights that are worth more than half of their
+    number are not looked at.
+    """
+    if together > 1:
+        log_weights = grouped(log_weights, together)
+    log_weights = np.asarray(log_weights, np.float64).ravel()
+    n = log_weights.size
+    if n < MIN_DRAWS_KHAT or ess(log_weights) > n / 2:
+        return None
+    khat = pareto_khat(log_weights)
+    if not khat >= khat_threshold(n):
+        return None
+    lacks = "mean" if khat >= 1 else "variance"
+    what = "weights" if together == 1 else "mean weights of populations"
+    return (
+        f"the {what} have no {lacks} (k-hat {khat:.2f}, wanted below {khat_threshold(n):.2f}): the "
+        "errors of the log evidence and of weighted means are not to be believed, and log Z is "
+        "likely low"
+    )

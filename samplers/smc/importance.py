@@ -72,6 +72,7 @@ class ImportanceSampling(ParticleSampler):
 
     needs: ClassVar[frozenset[str]] = frozenset({"log_likelihood"})
     exactness: ClassVar[Exactness] = "asymptotically exact"
+    draws_apart: ClassVar[bool] = True
 
     num_particles: int = size("num_particles", default=4096)
     ess_kept: Float[Array, ""] = fraction("ess_kept", default=0.5)

@@ -187,6 +187,17 @@ def test_khat_finds_the_tail_of_pareto_weights(k):
     assert np.mean(found) == pytest.approx(k, abs=0.1)
 
 
+def test_errors_of_weights_without_a_variance_are_doubted():
+    exponential = np.random.default_rng(5).exponential(size=(2, 4000))
+    assert weights.doubt(0.2 * exponential) is None
+    assert "have no variance" in weights.doubt(0.85 * exponential)
+    assert "have no mean" in weights.doubt(1.5 * exponential)
+    # The law of groups decides, where draws depend on each other; few of them tell nothing.
+    each = np.repeat(1.5 * exponential[:, :80], 50, axis=1)
+    assert "mean weights of populations have no" in weights.doubt(each, 50)
+    assert weights.doubt(each, 500) is None
+
+
 def test_khat_takes_log_weights_with_their_own_sign():
     x = 0.4 * np.random.default_rng(8).normal(size=4000)
     log_weights = -0.5 * x**2 + 0.5 * (x / 0.4) ** 2  # a proposal too narrow: a bad tail

@@ -128,3 +128,10 @@ def test_a_plain_density_is_refused():
     target = ppl.from_log_density(lambda x: -(x**2), jnp.zeros(()))
     with pytest.raises(ppl.TargetError, match="ImportanceSampling needs 'log_likelihood'"):
         ppl.sample(ImportanceSampling(), target, progress=False)
+
+
+def test_weights_without_a_variance_are_told_of_and_others_are_not(draws):
+    assert draws.run.notes == []
+    tail = ppl.posterior(PRIOR, lambda x, a: a * x[0] ** 2, 0.45)  # k = 0.9
+    found = ppl.sample(ImportanceSampling(num_particles=1000), tail, progress=False)
+    assert any("not to be believed" in note for note in found.run.notes)
