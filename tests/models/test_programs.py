@@ -19,6 +19,8 @@ import posteriordb
 from models.programs.lotka_volterra import STEPS, log_populations
 from models.programs.low_dim_gauss_mix import SortedNormal
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 PROGRAMS = sorted(
     [
         *models.programs.POSTERIORDB.values(),

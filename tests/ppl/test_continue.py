@@ -12,6 +12,8 @@ import samplers
 from agreement import Reference, disagreements
 from ppl.energy import TargetError
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 SCALES = np.array([1.0, 20.0])
 TARGET = ppl.from_log_density(
     lambda x, scales: -0.5 * jnp.sum((x / scales) ** 2), jnp.zeros(2), SCALES

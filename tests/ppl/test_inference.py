@@ -20,6 +20,8 @@ from samplers.mcmc.random_walk import RandomWalk
 from samplers.smc.importance import ImportanceSampling
 from samplers.variational.gaussian import GaussianVI
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def log_density(x, location, scale):
     return -0.5 * jnp.sum(((x - location) / scale) ** 2)

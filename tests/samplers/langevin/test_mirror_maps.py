@@ -12,7 +12,7 @@ from samplers.langevin import mirror_maps
 from samplers.langevin.bregman import envelope_gradient
 from samplers.langevin.mirror_maps import MirrorMap
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "unoptimized")
 
 POINTS = np.array([-6.0, -0.3, 1e-3, 0.9, 2.9])
 

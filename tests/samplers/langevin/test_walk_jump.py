@@ -16,6 +16,8 @@ from samplers.langevin import walk_jump
 from samplers.langevin.walk_jump import LearnedSequences, WalkJump, contrast_of, denoised
 from samplers.langevin.walk_jump_gibbs import SmoothedSequences
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 SHAPE = (3, 3, 3, 3)
 TOKENS = np.indices(SHAPE)
 # Letters have unequal shares, and like to be what their neighbor is.

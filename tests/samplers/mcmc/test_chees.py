@@ -15,6 +15,8 @@ from posteriordb import LIMIT, largest, load, z_scores
 from samplers.mcmc import chees
 from samplers.mcmc.chees import criterion_slope
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 BEST = 2.2467  # the first root of tan(2 T) = 2 T: the best T for a round Gaussian, h uniform
 
 

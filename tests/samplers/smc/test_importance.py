@@ -12,6 +12,8 @@ from agreement import t_limit, t_scores
 from chains import NUM_CHECKS
 from samplers.smc.importance import ImportanceSampling
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 PRIOR = ppl.from_distribution(dist.Normal(jnp.zeros(2), 1.0).to_event(1))
 DATA, NOISE, NUM_RUNS = np.array([1.0, -1.5]), 0.5, 64
 

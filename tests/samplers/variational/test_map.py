@@ -9,6 +9,8 @@ import ppl
 import samplers
 from ppl.energy import LogDensity, TargetError
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def fit(sampler, target, **sizes):
     return ppl.sample(sampler, target, progress=False, **sizes)
