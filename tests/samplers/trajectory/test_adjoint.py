@@ -11,6 +11,7 @@ from jax import random
 from scipy.special import expit
 
 import ppl
+from models.targets.benchmark_mixtures import gmm40_jax
 from models.targets.gaussian_mixture import GaussianMixture
 from samplers.networks import MLP
 from samplers.trajectory import replay
@@ -143,6 +144,25 @@ def test_weights_obey_the_bounded_identity(draws):
         a, b = expit(forward + shift - LOG_Z), expit(LOG_Z - np.asarray(back) - shift)
         z = (a.mean() - b.mean()) / np.sqrt((a.var() + b.var()) / 4096)
         assert (abs(z) < 4.9) == (shift == 0)
+
+
+class Loud(AdjointSampling):
+    """By the gradient alone."""
+
+    def _stiffness(self, rng_key, kernels, ends, good):
+        return jnp.zeros_like(ends.x1[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("make", "reach"), [(AdjointSampling, 3.0), (Loud, 1e6)])
+def test_forty_modes_in_50_dimensions_do_not_explode(make, reach):
+    """Means lie within 40; by the gradient alone, with no end to its reach, paths go to 10^5."""
+    sampler = make(scale=25.0, num_updates=300, reach=reach)
+    draws = ppl.sample(sampler, gmm40_jax(50), num_samples=512, progress=False)
+    x, w = np.asarray(draws["x"]), draws.log_weights
+    print(f"\nfarthest {np.abs(x).max():.3g}, mean of w {w.mean():.4g}")
+    stays = np.isfinite(w).all() and np.abs(x).max() < 250 and w.mean() > -1e5
+    assert stays == (make is AdjointSampling)
 
 
 def test_a_buffer_smaller_than_a_simulation_is_refused():
