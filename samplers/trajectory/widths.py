@@ -10,7 +10,8 @@ has the variance (r - r') r' / r and not r - r'. By the latter a step costs, for
 0.006 where r falls by a seventh: more than two in all for ten coordinates and fifty steps, and none
 for a wide mode. A sampler that cannot do otherwise keeps away from what is narrow. The network sees
 the state, so that a step is narrow where the target is, and begins as zero. As an option in [1]; in
-few steps it counts most.
+few steps it counts most. Of a network that turns as its input does (`samplers.EGNN`) a is a single
+number, the mean of network times x.
 
 References
 ----------
@@ -57,8 +58,11 @@ class LearnedWidths(Kernels):
         return self.within.log_start(x)
 
     def control(self, n: Int[Array, ""], x: Float[Array, " d"], look: Look | None) -> Any:
-        t = jnp.asarray(n).astype(x.dtype) / self.num_steps
-        log_factor = LARGEST * jnp.tanh(self.network(x / self.unit, t) / LARGEST)
+        t, x_in = jnp.asarray(n).astype(x.dtype) / self.num_steps, x / self.unit
+        a = self.network(x_in, t)
+        if getattr(self.network, "turns", False):
+            a = jnp.vdot(a, x_in) / x.size  # a number that turns with nothing
+        log_factor = LARGEST * jnp.tanh(a / LARGEST)
         return self.within.control(n, x, look), log_factor
 
     def forward(self, n: Int[Array, ""], x: Float[Array, " d"], u: Any, look: Look | None) -> Law:
