@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -274,6 +275,26 @@ def dw4_samplers() -> dict[str, Any]:
     }
 
 
+def dw4_untrained() -> str:
+    """PIS after a single update, its push shortened as one vector, and by coordinate."""
+    target, pool, told = DoubleWellParticles(), dw4_reference(), []
+    sampler = replace(dw4_samplers()["PIS"], num_updates=1)
+    for turns in (True, False):
+        samplers.EGNN.turns = turns
+        jax.clear_caches()
+        found = []
+        for key in range(3):
+            draws = ppl.sample(sampler, target, key, num_samples=4096, progress=False)
+            w = draws.log_weights.ravel()
+            w2 = apart(np.asarray(draws["x"]).reshape(-1, 8), pool)
+            found.append((w2, ppl.weights.ess(w) / w.size, w.mean()))
+        w2, ess, means = np.array(found).T.round(3)
+        kind = "as one vector" if turns else "by coordinate"
+        told.append(f"{kind}: {w2} (ESS {ess}, mean of w {means})")
+    samplers.EGNN.turns = True
+    return "; ".join(told)
+
+
 def dw4_gradients(num_updates: int = 150, num: int = 24) -> str:
     """Both gradients of reverse KL, of as many paths as an update has, after some updates."""
     target, sampler = DoubleWellParticles(), dw4_samplers()["PIS"]
@@ -366,6 +387,7 @@ RUNS: dict[str, Callable[..., str]] = {
     "funnel-cmcd": funnel_by_annealing,
     "funnel-search": funnel_by_search,
     "dw4": dw4,
+    "dw4-untrained": dw4_untrained,
     "dw4-gradients": dw4_gradients,
     "cox": lambda: "\n".join(bench_cox.rows()),
 }
