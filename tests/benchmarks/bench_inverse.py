@@ -375,7 +375,7 @@ def main(*chosen: str) -> None:
 
 
 def gains() -> None:
-    """Largest gain of a gradient of `STSL`, in its thousand steps: stable below 2."""
+    """Largest gain of a gradient of `STSL` and of `TDS`, in their steps: stable below 2."""
 
     @jax.jit
     def largest(problem: Problem, level: Any) -> jax.Array:
@@ -388,12 +388,15 @@ def gains() -> None:
 
     for kind in ("mask", "blur"):
         (target,) = field_case(kind, num_fields=1, num_draws=2).targets
-        steps, found = samplers.STSL().resolve(target).steps, []
-        for i in range(0, 1000, 20):
-            level, after = jax.tree.map(lambda x, i=i: x[i], (steps.start, steps.end))
-            squared = largest(Problem(target), level) / target.log_likelihood_fn.noise_std**2
-            found.append(((level.kappa**2 - after.kappa**2) * float(squared), level.kappa))
-        print("{}: {:.0f} at a noise of {:.1f}".format(kind, *max(found)))
+        for name, num_steps, softening in (("STSL", 1000, 0.0), ("TDS", 100, 1.0)):
+            steps, found = samplers.STSL(num_steps=num_steps).resolve(target).steps, []
+            for i in range(0, num_steps, num_steps // 50):
+                level, after = jax.tree.map(lambda x, i=i: x[i], (steps.start, steps.end))
+                softened = softening * level.kappa**2 / (1 + level.kappa**2)
+                variance = target.log_likelihood_fn.noise_std**2 + softened
+                squared = float(largest(Problem(target), level) / variance)
+                found.append(((level.kappa**2 - after.kappa**2) * squared, level.kappa))
+            print("{}, {}: {:.1f} at a noise of {:.1f}".format(kind, name, *max(found)))
 
 
 if __name__ == "__main__":
