@@ -128,7 +128,7 @@ def funnel_by_search() -> str:
 
 
 def funnel_by_annealing() -> str:
-    """CMCD by reverse KL, with the source as wide as the neck."""
+    """CMCD by reverse KL, with the source as wide as v."""
     return funnels(lambda: samplers.CMCD(scale=3.0, num_steps=64, num_updates=2000))
 
 
