@@ -311,6 +311,14 @@ class ReverseKL(Objective):
     reparametrized
         Whether the gradient goes through the states, or is that of the log-derivative trick. The
         former needs continuous states and the gradient of the target.
+
+    Notes
+    -----
+    Through states, the gradient is that of the divergence where all that a control sees is
+    differentiated. The target's gradient beside the network of a guided sampler is not
+    (`samplers.trajectory.control`): the optimum is a stationary point as before, since no change of
+    a step improves it, but on the way there the direction is another one. Where training stalls
+    with weights that stay uneven, write ``ReverseKL(reparametrized=False)`` or ``VarGrad()``.
     """
 
     law: ClassVar[Literal["any", "forward", "backward"]] = "forward"
