@@ -19,7 +19,9 @@ BIN := $(VENV)/bin
 # One thread per test worker and example: XLA's pool, then NumPy's. XLA_FLAGS has no working switch:
 # --xla_cpu_multi_thread_eigen=false leaves the pool as large as the machine.
 ONE_THREAD := PJRT_NPROC=1 OMP_NUM_THREADS=1
-PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+# A file's tests go to one worker, which makes its fixtures and traces its programs once. Groups
+# (--dist loadgroup) would say the same, but pytest 9.2 does not know those of pytest-xdist 3.8.
+PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile

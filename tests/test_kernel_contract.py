@@ -155,7 +155,7 @@ class Runs(NamedTuple):
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param((name, dtype), marks=pytest.mark.xdist_group(f"contract-{name}"), id=label)
+        pytest.param((name, dtype), id=label)
         for name in of_kind(MarkovKernel)
         if name not in OTHER_TARGETS
         for dtype in (np.float32, np.float64)

@@ -12,8 +12,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"ppl", "samplers", "models"}
 
-pytestmark = pytest.mark.xdist_group("packaging")  # the wheel is built once
-
 
 def run(*command, cwd, **environment):
     return subprocess.run(
