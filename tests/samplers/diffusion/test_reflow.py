@@ -78,6 +78,7 @@ def pairs():
     return couple(random.key(0), flow(), 5000)
 
 
+@pytest.mark.slow  # 15 seconds
 def test_reflow_straightens_paths_and_not_those_of_pairs_that_were_torn_apart(pairs):
     """The broken twin: data with the noise of other rows is the first flow again."""
     noise, data = pairs
