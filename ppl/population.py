@@ -142,6 +142,9 @@ def run_particles(
     never = "resampled" in history and not np.any(history["resampled"])
     if log_weights[0] is not None and (sampler.draws_apart or never):
         notes += _doubts(np.stack([np.asarray(w) for w in log_weights]))
+    elif log_evidence[0] is not None:
+        lost = weights.rounded(np.stack([np.asarray(z) for z in log_evidence]))
+        notes += [] if lost is None else [lost]
     return Drawn(
         jax.tree.map(lambda *x: np.stack([np.asarray(a) for a in x]), *positions),
         None if log_weights[0] is None else np.stack([np.asarray(w) for w in log_weights]),

@@ -453,8 +453,10 @@ def doubt(log_weights: Float[np.ndarray, "runs n"], together: int = 1) -> str | 
     """Why not to believe the error of `evidence_estimate`, if the tail of the weights says so.
 
     A sample of weights without a variance has one. Weights that are worth more than half of their
-    number are not looked at.
+    number are not looked at, unless rounding may have made them equal.
     """
+    if (lost := rounded(log_weights)) is not None:
+        return lost
     if together > 1:
         log_weights = grouped(log_weights, together)
     log_weights = np.asarray(log_weights, np.float64).ravel()
@@ -470,4 +472,15 @@ def doubt(log_weights: Float[np.ndarray, "runs n"], together: int = 1) -> str | 
         f"the {what} have no {lacks} (k-hat {khat:.2f}, wanted below {khat_threshold(n):.2f}): the "
         "errors of the log evidence and of weighted means are not to be believed, and log Z is "
         "likely low"
+    )
+
+
+def rounded(logs: Float[np.ndarray, "..."]) -> str | None:
+    """Why not to believe log-weights or log Z whose size leaves no room for differences."""
+    largest = np.abs(logs[np.isfinite(logs)]).max(initial=0.0)
+    if largest * np.finfo(logs.dtype).eps <= 1:
+        return None
+    return (
+        f"log-weights of {largest:.1e} nats are not known to a nat in {logs.dtype}: equal or not, "
+        "the weights say nothing, nor does log Z. Something on the way is far too large"
     )

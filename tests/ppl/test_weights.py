@@ -289,3 +289,12 @@ def test_of_many_runs_the_spread_decides():
     value, error, *_ = weights.evidence_of_runs(runs)
     assert abs(value) < 4.9 * 0.1 / np.sqrt(40)
     assert error == pytest.approx(0.1 / np.sqrt(40), rel=0.5)
+
+
+def test_weights_too_large_for_their_differences_are_doubted():
+    """Equal by rounding: at 10^9, float32 has steps of 64 nats."""
+    logs = np.float32(-1e9) + np.arange(20, dtype=np.float32)[None]
+    assert weights.ess(logs[0]) > 15
+    assert "not known to a nat in float32" in weights.doubt(logs)
+    assert weights.doubt(np.zeros((1, 20), np.float32)) is None
+    assert weights.doubt(np.full((1, 20), -1e9)) is None
