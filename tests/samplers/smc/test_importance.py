@@ -11,6 +11,7 @@ import ppl
 from agreement import t_limit, t_scores
 from chains import NUM_CHECKS
 from samplers.smc.importance import ImportanceSampling
+from samplers.smc.tempered import TemperedSMC
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
@@ -137,3 +138,15 @@ def test_weights_without_a_variance_are_told_of_and_others_are_not(draws):
     tail = ppl.posterior(PRIOR, lambda x, a: a * x[0] ** 2, 0.45)  # k = 0.9
     found = ppl.sample(ImportanceSampling(num_particles=1000), tail, progress=False)
     assert any("not to be believed" in note for note in found.run.notes)
+
+
+@pytest.mark.parametrize("sampler", [ImportanceSampling(512), TemperedSMC(512)])
+def test_log_weights_that_rounding_makes_equal_are_doubted(sampler):
+    """At -10^8 nats float32 has steps of 8: the weights look even, and are not known."""
+    likelihood = lambda x, level: level - 5 * jnp.sum(x**2)
+    near, far = (
+        ppl.sample(sampler, ppl.posterior(PRIOR, likelihood, level), progress=False)
+        for level in (jnp.float32(0), jnp.float32(-1e8))
+    )
+    assert not any("not known to a nat" in note for note in near.run.notes)
+    assert any("not known to a nat in float32" in note for note in far.run.notes)
