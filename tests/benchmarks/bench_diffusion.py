@@ -2,8 +2,8 @@
 
 Run by hand: ``python tests/benchmarks/bench_diffusion.py``. It prints microseconds a step, the best
 of many runs, beside those of the scheduler of the same name in ``diffusers`` where that is
-installed, in turns, on one thread each; what a longer table costs to compile; and the mixture's
-denoiser against its plain form.
+installed, in turns, on one thread each, or both on the GPU where JAX has one; what a longer table
+costs to compile; and the mixture's denoiser against its plain form.
 
 JAX computes on a thread of its own, which takes some 10 to 60 us a call to wake and to wait for:
 more than some solvers compute. Hence three figures: ten calls that are all waited for at the end,
@@ -75,16 +75,19 @@ def scheduler(name, options):
     torch.set_num_threads(1)
     diffusers.logging.set_verbosity_error()
     made = getattr(diffusers, name)(**options)
-    start, zeros = torch.randn(4096, 2), torch.zeros(4096, 2)
+    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    start, zeros = torch.randn(4096, 2, device=device), torch.zeros(4096, 2, device=device)
 
     def run():
         x = start * getattr(made, "init_noise_sigma", 1.0)
         with torch.no_grad():
             for t in made.timesteps:
                 x = made.step(zeros, t, x).prev_sample
+        if device == "cuda":
+            torch.cuda.synchronize()
         return x
 
-    return lambda: made.set_timesteps(STEPS), run
+    return lambda: made.set_timesteps(STEPS, device=device), run
 
 
 def engine():
