@@ -12,8 +12,8 @@ what the networks have not learned, and by the steps, which are of weak order tw
 References
 ----------
 .. [1] Albergo, Boffi and Vanden-Eijnden, "Stochastic interpolants: a unifying framework for flows
-   and diffusions", 2023, arXiv:2303.08797. Section 2 for the equations, section 4 for the choices
-   of a, b and gamma.
+   and diffusions", 2023, arXiv:2303.08797. Section 2 for the equations (theorems 6 to 8), section
+   4 for the choices of a, b and gamma.
 .. [2] Albergo and Vanden-Eijnden, "Building normalizing flows with stochastic interpolants", ICLR
    2023, arXiv:2209.15571. The trigonometric one.
 """

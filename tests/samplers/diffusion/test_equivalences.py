@@ -7,10 +7,8 @@ import pytest
 
 import samplers as s
 import toy_mixture
-from samplers.diffusion import lagrange
 from samplers.diffusion.integrate import integrate
 from samplers.diffusion.schedules import LogSNRUniform, grid
-from samplers.diffusion.solvers.multistep import recent
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 
@@ -104,38 +102,3 @@ def test_adams_without_noise_is_3m_once_it_has_its_history(x64):
         for solver in (s.SASolver(3, 0, tau=0.0), s.DPMSolverPP(3))
     ]
     np.testing.assert_allclose(rows[0].B[2:], rows[1].B[2:], rtol=1e-10)
-
-
-def test_unipc_is_a_predictor_and_a_corrector_of_adams(x64):
-    """With full solves B cancels: the weights are those of Lagrange polynomials."""
-    rows = s.UniPC(3).table(on(s.VE()), LogSNRUniform(), 12, denoise_last=False).rows
-    lam = -np.log(LEVELS)
-    for i in (5, 6):
-        plain = lagrange.of_denoised(lam[i], lam[i + 1], recent(lam, i, 3))
-        before = lagrange.of_denoised(lam[i - 1], lam[i], recent(lam, i - 1, 3))
-        after = lagrange.of_denoised(lam[i - 1], lam[i], recent(lam, i, 4))
-        expected = LEVELS[i + 1] / LEVELS[i] * (after - np.append(0.0, before))
-        expected[:3] += plain
-        np.testing.assert_allclose(rows.B[i, 0], expected, rtol=1e-9)
-
-
-def test_merged_corrector_is_the_one_that_is_written_out(x64):
-    """UniPC step by step, as its algorithm has it: predict, evaluate, correct with that value."""
-    sigma, alpha = LEVELS, np.ones(13)
-    solver = s.UniPC(2)
-    lam = -np.log(sigma)
-    predicted, values = toy_mixture.starts()[:8], []
-    x = predicted
-    for i in range(12):
-        values = [toy_mixture.denoise_many(predicted, sigma[i]), *values]
-        if i > 0:
-            h, order = lam[i] - lam[i - 1], min(2, i)
-            r = np.array([1.0, *((recent(lam, i - 1, order)[1:] - lam[i - 1]) / h)])
-            here, new, *older = solver._weights(h, r)
-            mix = [new, here, *older]
-            x = sigma[i] / sigma[i - 1] * x + sum(w * v for w, v in zip(mix, values, strict=False))
-        h, order = lam[i + 1] - lam[i], min(2, i + 1)
-        weights = solver._weights(h, (recent(lam, i, order)[1:] - lam[i]) / h)
-        mixed = sum(w * v for w, v in zip(weights, values, strict=False))
-        predicted = sigma[i + 1] / sigma[i] * x + alpha[i] * mixed
-    assert same(run(solver), predicted)
