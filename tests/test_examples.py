@@ -58,6 +58,8 @@ def test_the_example_runs(path, tmp_path, monkeypatch, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         runpy.run_path(str(path), run_name="__main__")
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
     assert any(character.isdigit() for character in capsys.readouterr().out.splitlines()[-1])
 
 
