@@ -211,10 +211,12 @@ def walk(
     num_steps: int,
     noise: ArrayLike = 0.0,
     *,
+    look: Look | None = None,
     again: bool = False,
 ) -> tuple[Array, Look | None, Array, Array]:
     """States and looks from given n-th ones on, and log P_F and log P_B of each step.
 
+    ``look``, where it is known, is what the target is at the first states.
     With ``again``, a gradient computes each step once more instead of keeping what is inside of it:
     its memory grows with the steps by the states alone, not by networks.
     """
@@ -222,7 +224,7 @@ def walk(
 
     def state(carry: Any, n: Any) -> Any:
         x, before = carry
-        here = _seen(kernels, n, x)
+        here = _seen(kernels, n, x, None if look is None else (n == first, look))
         # Of the first state nothing comes before, and of the last nothing after: these are laws of
         # other steps, and not used. So the network stands in the program once.
         last, now = jnp.maximum(n - 1, first), jnp.minimum(n, first + num_steps - 1)
@@ -324,9 +326,14 @@ def sum_over_paths(fn: Callable[..., Any], learned: Any, paths: Any, per: int) -
     return lax.fori_loop(0, -(-num // per), add, jax.tree.map(jnp.zeros_like, learned))
 
 
-def _seen(kernels: Kernels, n: Any, x: Float[Array, "B d"]) -> tuple[Any, Any, Any]:
-    """States with what is learned there and what the target is."""
-    look = jax.vmap(kernels.reward.with_gradient)(x) if kernels.guided else None
+def _seen(
+    kernels: Kernels, n: Any, x: Float[Array, "B d"], known: tuple[Any, Look] | None = None
+) -> tuple[Any, Any, Any]:
+    """States with what is learned there and what the target is; ``known``: when, and what."""
+    see = jax.vmap(kernels.reward.with_gradient)
+    look = None
+    if kernels.guided:
+        look = see(x) if known is None else lax.cond(known[0], lambda: known[1], lambda: see(x))
     return x, jax.vmap(kernels.control, (None, 0, 0))(n, x, look), look
 
 

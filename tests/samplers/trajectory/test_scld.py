@@ -1,5 +1,6 @@
 """SCLD: unbiased for Z with resampling, honest about its error, and the better for training."""
 
+from dataclasses import replace
 from functools import partial
 
 import equinox as eqx
@@ -18,7 +19,7 @@ from samplers.networks import MLP
 from samplers.smc import feynman_kac as fk
 from samplers.trajectory import scld
 from samplers.trajectory.kernels import score_steps
-from samplers.trajectory.scld import SCLD, Segments, weighted_variance
+from samplers.trajectory.scld import SCLD, Segments, shares_of, variance
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
 SOFT = GaussianMixture([[1.5, 1.5], [1.5, -1.5], [-1.5, 1.5], [-1.5, -1.5]])
@@ -40,9 +41,9 @@ def runs(sampler, key, factor):
         lambda x: x + 0.05 * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
         if eqx.is_inexact_array(x) else x, state.learned,
     )  # fmt: skip
-    kernels = sampler._model(SOFT, learned).kernels
+    kernels = sampler._model(SOFT, learned, state.log_length).kernels
     kernels = eqx.tree_at(lambda k: k.reward.target.target, kernels, SOFT)
-    model = Weighed(kernels, sampler.steps_per_segment, factor)
+    model = Weighed(kernels, sampler.steps_per_segment, factor=factor)
 
     def one(key):
         run = sampler._run(key, model, 16, keep_path=False)
@@ -89,9 +90,36 @@ def test_common_ancestors_tell_the_error_of_log_z(populations):
     assert np.sqrt(np.mean(blind**2)) / spread < 0.7  # the last weights alone
 
 
+def off_after_moves(n=4000):
+    """Errors of E |x|^2 after three moves from exact draws at the last level, and the mean rate."""
+    key, sampler = random.key(0), SCLD(num_segments=1, steps_per_segment=2, step_size=0.4)
+    state = sampler.init(key, SOFT)
+    model = sampler._model(SOFT, state.learned, state.log_length)
+    x = SOFT.sample(key, n)
+    here = x, jax.vmap(model.kernels.reward.with_gradient)(x)
+
+    def once(here, key):
+        return jax.vmap(model.move, (0, None, 0))(random.split(key, n), jnp.int32(2), here)
+
+    keys = random.split(random.key(1), 3)
+    (x, _), rates = jax.jit(lambda here: jax.lax.scan(once, here, keys))(here)
+    squares = np.sum(np.asarray(x) ** 2, axis=1)
+    truth = 2 * (1.5**2 + float(SOFT.sds[0]) ** 2)
+    return abs(squares.mean() - truth) / (squares.std() / n**0.5), rates.mean()
+
+
+def test_a_move_leaves_the_level_invariant(monkeypatch):
+    off, rate = off_after_moves()
+    assert off < 4.9
+    assert 0.3 < rate < 0.9  # there was something to reject
+    always = lambda key, log_ratio, there, here: (there, jnp.ones_like(log_ratio), True)
+    monkeypatch.setattr(scld, "accept", always)
+    assert off_after_moves()[0] > 4.9
+
+
 def test_the_variance_is_weighted_by_what_particles_count_after_the_segment():
     log_g = 0.3 * np.random.default_rng(0).normal(size=(3, 50)).astype(np.float32)
-    find = jax.jit(weighted_variance)
+    find = jax.jit(lambda log_g, resampled: variance(log_g, shares_of(log_g, resampled)))
     found = find(log_g, np.array([False, False, True]))
     carried = [log_g[0], log_g[0] + log_g[1], log_g[2]]  # the third begins anew
     expected = [np.cov(g, aweights=np.exp(w), ddof=0) for g, w in zip(log_g, carried, strict=True)]
@@ -126,8 +154,8 @@ def off_before_and_after(target, scale, num_updates, key):
 @pytest.mark.slow
 @pytest.mark.parametrize("key", range(3))
 def test_training_brings_log_z_of_25_modes_nearer(key):
-    before, after = off_before_and_after(gmm25(), 10.0, 1000, key)
-    assert after < 0.6 * before
+    before, after = off_before_and_after(gmm25(), 10.0, 300, key)
+    assert after < 0.2 * before
 
 
 @pytest.mark.slow
@@ -139,7 +167,7 @@ def test_training_does_no_harm_on_the_funnel(key):
 
 @pytest.mark.slow
 def test_a_variance_of_all_particles_alike_does(monkeypatch):
-    monkeypatch.setattr(scld, "weighted_variance", lambda log_g, _: jnp.var(log_g, axis=1))
+    monkeypatch.setattr(scld, "variance", lambda log_g, _: jnp.var(log_g, axis=1))
     # Another number of updates: else the program compiled before would run.
     before, after = off_before_and_after(hard_funnel(), 3.0, 299, 0)
     assert after > 1.15 * before
@@ -171,14 +199,26 @@ def test_it_trains_and_draws_through_the_driver(draws):
     assert draws.log_evidence.std_error is not None
     assert draws["x"].shape == (1, 2048, 2)
     assert abs(draws.log_evidence.value - np.log(Z)) < 0.3
-    trained = 3 * 16 * (1 + 3 * 6)
-    assert draws.num_evaluations == (trained + 2048 * 19,) * 2
+    trained = 3 * 16 * (1 + 3 * 3)
+    assert draws.num_evaluations == (trained + 2048 * 10,) * 2
+
+
+@pytest.mark.slow
+def test_steps_are_shortened_where_too_few_moves_are_accepted(draws):
+    """Of one segment; and they are never longer than at first."""
+    sampler = replace(SMALL, num_segments=1, step_size=0.5, num_updates=4)
+    found = ppl.sample(sampler, SOFT, num_samples=16, progress=False)
+    rates = np.asarray(found.history["acceptance_rate"])[0]
+    shorter = float(found.sampler.state.log_length[0])
+    np.testing.assert_allclose(shorter, np.sum(rates - 0.85), rtol=1e-4)
+    assert shorter < -0.3
+    assert np.max(draws.sampler.state.log_length) <= 0
 
 
 @pytest.mark.slow
 def test_segments_are_scored_as_they_were_made():
     state = SMALL.init(random.key(1), SOFT)
-    model = SMALL._model(SOFT, state.learned)
+    model = SMALL._model(SOFT, state.learned, state.log_length)
     start, _ = model.start(random.key(2), 5)
     after, log_g = model.advance(random.key(3), start, jnp.int32(2))
     states, looks = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (after.trail, after.trail_looks))
