@@ -9,10 +9,10 @@ No step along the gradient is longer than sqrt(h_n): where a mode is narrower th
 plain gradient would throw paths out (`samplers.trajectory.control`). With u = 0 these are
 unadjusted Langevin steps along the path of pi_b, forward and backward, and w is the work of
 annealed importance sampling by them; the optimal u carries pi_b along, so that the law of x_n is
-pi_b_n at every n and all weights are alike. Learned are u, the grid of b and the lengths of the
-steps. Trained on reverse KL, which differentiates the gradient of the target, or on the
-log-variance, ``objective=VarGrad()``. Draws are asymptotically exact and their mean weight is
-unbiased for Z, at any number of steps.
+pi_b_n at every n and all weights are alike. Learned are u, the grid of b and, on reverse KL, the
+lengths of the steps: the log-variance, ``objective=VarGrad()``, is one of given paths, which say
+nothing of steps of another length. Draws are asymptotically exact and their mean weight is unbiased
+for Z, at any number of steps.
 
 References
 ----------
@@ -27,7 +27,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import random
+from jax import lax, random
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ppl.sampler import positive
@@ -115,7 +115,7 @@ class CMCD(PathSampler):
         The s above, in units of the unconstrained position.
     step_size
         Mean of the h_n that training begins with, in units of s^2; they shrink along a half
-        cosine toward the target, and are learned but for their shape.
+        cosine toward the target, and are learned on reverse KL but for their shape.
     smallest
         Of the h_n at the target, relative to that at the source.
 
@@ -133,6 +133,8 @@ class CMCD(PathSampler):
         return untrained(rng_key, self.network, num_dims, self.num_steps, dtype)
 
     def kernels(self, reward: Reward, learned: Annealing) -> AnnealedLangevin:
+        if self.objective.law == "any":  # of given paths
+            learned = eqx.tree_at(lambda x: x.log_length, learned, replace_fn=lax.stop_gradient)
         return annealed_langevin(reward, learned, self.scale, self.step_size, self.smallest)
 
 

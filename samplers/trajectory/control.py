@@ -3,9 +3,8 @@
     u(x, t) = clip(A(x / s, t) + b(t) f / sqrt(1 + r f^2), 10^4)               ([1], equation 15)
 
 A is a network that begins as zero, b a function of time, one for each coordinate, that begins as a
-constant; f is s times the gradient of log R / N(0, s^2 I), by coordinate, and no gradient of the
-loss goes through it. Without the second term (``b`` None) the target is seen at the ends of paths
-only.
+constant; f is s times the gradient of log R / N(0, s^2 I), by coordinate. Without the second term
+(``b`` None) the target is seen at the ends of paths only.
 
 r is the variance of the noise that is still to come, in units of s^2. The optimal u is f where r is
 zero. Before that it is the mean of what has still to be added to x, over s r, and by Jensen's
@@ -27,10 +26,10 @@ such a control the gradient is divided as one vector, by its mean square, and ha
 The authors of [2] clip the gradient at 100, as `Reward` does, and begin with a b of 0.01, with
 which the target has first to be found.
 
-That no gradient goes through the push leaves reparametrized reverse KL, which differentiates paths,
-with a gradient that is not its own; let through, it explodes where the target is stiff. To the
-log-derivative, `ReverseKL(reparametrized=False)`, and to trajectory balance and VarGrad, states are
-data, and nothing is lost.
+A loss that is differentiated through the path, `ReverseKL(reparametrized=True)`, goes through f,
+and takes second derivatives of the target. The authors of [1] and [2] stop there, and what is left
+is not the gradient of reverse KL. To its log-derivative, the default, and to trajectory balance and
+VarGrad, states are data, and there is nothing to go through.
 
 References
 ----------
@@ -45,7 +44,6 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from samplers.networks import MLP
@@ -110,5 +108,5 @@ class Control(eqx.Module):
         """``x`` in units of the reference; ``push`` is the tamed gradient."""
         u = self.network(x, t)
         if self.gain is not None and push is not None:
-            u = u + self.gain(t) * lax.stop_gradient(push)
+            u = u + self.gain(t) * push
         return jnp.clip(u, -LARGEST, LARGEST)

@@ -304,26 +304,30 @@ def _flag(value: Any) -> bool:
 
 
 class ReverseKL(Objective):
-    """Reverse Kullback-Leibler divergence of paths.
+    """Reverse Kullback-Leibler divergence of paths, by one of two unbiased gradients.
+
+        log-derivative    E (b - w) grad log(mu P_F) - E grad log(P_B R),   b: w of the other paths
+        reparametrized    -E grad w(x(z)),   x(z) the path that the noise z makes
 
     Parameters
     ----------
     reparametrized
-        Whether the gradient goes through the states, or is that of the log-derivative trick. The
-        former needs continuous states and the gradient of the target.
+        Whether the gradient goes through the states, or is that of the log-derivative. The former
+        needs continuous states and the gradient of the target; where the control sees that, second
+        derivatives, and each evaluation twice.
 
     Notes
     -----
-    Through states, the gradient is that of the divergence where all that a control sees is
-    differentiated. The target's gradient beside the network of a guided sampler is not
-    (`samplers.trajectory.control`): the optimum is a stationary point as before, since no change of
-    a step improves it, but on the way there the direction is another one. Where training stalls
-    with weights that stay uneven, write ``ReverseKL(reparametrized=False)`` or ``VarGrad()``.
+    To the log-derivative states are data, and at the optimum the gradient of every batch is zero.
+    Its noise grows with the variance of w, and so with the dimension; that of the other with the
+    stiffness of the target. Published code goes through the states but not through the target's
+    gradient in the control: what that leaves is not the gradient of reverse KL, though the optimum
+    stays stationary, as no change of a step improves it.
     """
 
     law: ClassVar[Literal["any", "forward", "backward"]] = "forward"
 
-    reparametrized: bool = eqx.field(static=True, converter=_flag, default=True)
+    reparametrized: bool = eqx.field(static=True, converter=_flag, default=False)
 
     @property
     def through_states(self) -> bool:

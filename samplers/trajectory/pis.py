@@ -105,8 +105,9 @@ class PIS(PathSampler):
     Differences from the paper
     --------------------------
     The paper's weight is Girsanov's, with a discretization error; ours is the ratio of the kernels
-    of the steps. Its steps are all alike. Its gain on the gradient begins at 0.01 and ours at 1,
-    where the control is right at t = 1; before that the gradient is shortened
+    of the steps. Its loss is differentiated through the path, ``ReverseKL(reparametrized=True)``.
+    Its steps are all alike. Its gain on the gradient begins at 0.01 and ours at 1, where the
+    control is right at t = 1; before that the gradient is shortened
     (`samplers.trajectory.control`), and it is that of R against the reference.
     """
 

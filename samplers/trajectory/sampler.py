@@ -340,9 +340,11 @@ class PathSampler(LearnedSampler):
 
     def _cost(self, num: int, *, training: bool) -> tuple[int, int]:
         """(log-density, gradient) evaluations of so many paths."""
+        through = training and self.objective.through_states
         if self.guided:
-            return num * (self.num_steps + 1), num * (self.num_steps + 1)
-        return num, num if training and self.objective.through_states else 0
+            states = num * (self.num_steps + 1)
+            return states, 2 * states if through else states  # once more to be differentiated
+        return num, num if through else 0
 
     @property
     def _num_replayed(self) -> int:

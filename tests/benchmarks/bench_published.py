@@ -128,8 +128,11 @@ def funnel_by_search() -> str:
 
 
 def funnel_by_annealing() -> str:
-    """CMCD by reverse KL, with the source as wide as v."""
-    return funnels(lambda: samplers.CMCD(scale=3.0, num_steps=64, num_updates=2000))
+    """CMCD by reverse KL through the path, with the source as wide as v."""
+    objective = samplers.ReverseKL(reparametrized=True)
+    return funnels(
+        lambda: samplers.CMCD(objective=objective, scale=3.0, num_steps=64, num_updates=2000)
+    )
 
 
 def grid() -> str:
@@ -296,7 +299,10 @@ def dw4_untrained() -> str:
 
 
 def dw4_gradients(num_updates: int = 150, num: int = 24) -> str:
-    """Both gradients of reverse KL, of as many paths as an update has, after some updates."""
+    """Both gradients of reverse KL, of as many paths as an update has, after some updates.
+
+    The reparametrized one goes through the target's gradient in the control; it did not before.
+    """
     target, sampler = DoubleWellParticles(), dw4_samplers()["PIS"]
     state = sampler.init(jax.random.key(0), target)
     step = eqx.filter_jit(lambda key, state: sampler.step(key, target, state)[0])

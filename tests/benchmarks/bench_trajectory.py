@@ -10,6 +10,7 @@ is reported apart, and compared with that of NumPyro's NUTS.
 
 import math
 import time
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -142,7 +143,7 @@ def by_reverse_kl(name: str) -> Any:
 
 RATES = {
     "trajectory balance": (samplers.TrajectoryBalance, by_trajectory_balance, 3.0),
-    "PIS": (samplers.ReverseKL, by_reverse_kl, 2.0),
+    "PIS": (partial(samplers.ReverseKL, reparametrized=True), by_reverse_kl, 2.0),
 }
 
 

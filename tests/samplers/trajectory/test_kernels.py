@@ -269,8 +269,6 @@ def test_a_law_of_a_point_has_no_density_and_no_gradient():
 @pytest.fixture(scope="module")
 def gradients():
     """Of reverse KL through the states, of its log-derivative form, of TB and VarGrad."""
-    # The control that is told of the target is not differentiated there, so that reverse KL has a
-    # gradient that lacks a term.
     sampler = DDS(num_steps=3, network=TINY, guided=False)
     learned = perturbed(sampler)
     arrays, rest = eqx.partition(learned, eqx.is_inexact_array)

@@ -154,7 +154,7 @@ def test_a_wrong_reward_or_kernel_is_seen_by_every_objective(x64, name):
 def test_at_the_optimum_the_gradient_of_every_batch_is_zero(x64):
     """Zero variance at the optimum: off-policy losses and reverse KL with states as data."""
     exact = exact_tables(jnp.zeros((SIDE, SIDE, 2)))
-    for objective in (*ALL.values(), ReverseKL(reparametrized=False)):
+    for objective in (*ALL.values(), ReverseKL()):
 
         def loss(forward, objective=objective):
             return objective(take(score(exact | {"forward": forward}), [0, 3, 7]))
@@ -228,7 +228,7 @@ def test_vargrad_has_that_gradient_times_one_minus_one_over_the_batch(x64, param
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_the_log_derivative_gradient_of_reverse_kl_is_unbiased(x64, params, size):
-    objective = ReverseKL(reparametrized=False)
+    objective = ReverseKL()
     for forward_only, names in ((True, ["forward"]), (False, ["backward"])):
         gradient = expected_gradient(objective, params, size, forward_only)
         np.testing.assert_allclose(gradient, kl_gradient(params, names), atol=1e-10)
@@ -241,8 +241,8 @@ def test_for_a_learned_backward_kernel_tb_and_reverse_kl_differ(x64, params):
 
 def test_the_log_derivative_form_has_the_value_of_the_other(x64, params):
     scores = score(params)
-    value = ReverseKL(reparametrized=False)(scores)
-    assert value == pytest.approx(float(ReverseKL()(scores)))
+    value = ReverseKL()(scores)
+    assert value == pytest.approx(float(ReverseKL(reparametrized=True)(scores)))
 
 
 def test_forward_kl_is_the_cross_entropy_of_paths(x64, params):
@@ -352,7 +352,7 @@ def test_incomplete_paths_are_refused_or_left_out():
 def test_padding_never_makes_a_gradient_nan():
     """The scores beyond the end of a path are NaN here; no value and no gradient sees them."""
     params = tables(random.key(5))
-    for objective in (*ALL.values(), ReverseKL(), ReverseKL(reparametrized=False), ForwardKL()):
+    for objective in (*ALL.values(), ReverseKL(), ReverseKL(reparametrized=True), ForwardKL()):
         gradient = jax.grad(lambda p, objective=objective: objective(score(p)))(params)
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
 
@@ -360,8 +360,8 @@ def test_padding_never_makes_a_gradient_nan():
 def test_objectives_say_what_they_ask_for():
     assert (TrajectoryBalance().flow, VarGrad().flow) == ("source", "none")
     assert (DetailedBalance().takes_windows, TrajectoryBalance().takes_windows) == (True, False)
-    assert ReverseKL().through_states
-    assert not ReverseKL(reparametrized=False).through_states
+    assert ReverseKL(reparametrized=True).through_states
+    assert not ReverseKL().through_states
     assert (ReverseKL().law, ForwardKL().law) == ("forward", "backward")
 
 

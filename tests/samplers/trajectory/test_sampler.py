@@ -206,10 +206,10 @@ class Forgetful(IndependenceMetropolis):
         CMCD(num_updates=2, **SMALL),
         CMCD(objective=VarGrad(), num_updates=2, **SMALL),
         DDS(objective=SubTrajectoryBalance(0.9), num_updates=2, **SMALL),
-        DIS(objective=ReverseKL(reparametrized=False), num_updates=2, **SMALL),
+        DIS(objective=ReverseKL(reparametrized=True), num_updates=2, **SMALL),
         PIS(objective=DetailedBalance(), guided=False, num_updates=2, **SMALL),
     ],
-    ids=["CMCD-KL", "CMCD-LV", "DDS-SubTB", "DIS-LD", "PIS-DB"],
+    ids=["CMCD-KL", "CMCD-LV", "DDS-SubTB", "DIS-path", "PIS-DB"],
 )
 def test_every_objective_moves_the_parameters_of_every_sampler(sampler):
     @jax.jit
@@ -304,7 +304,8 @@ def test_memory_of_reverse_kl_grows_by_the_states_alone(again, monkeypatch):
         monkeypatch.setattr(jax, "checkpoint", lambda fn, **_: fn)
 
     def needed(num_steps):
-        sampler = PIS(num_steps=num_steps, network=SMALL["network"])
+        objective = ReverseKL(reparametrized=True)
+        sampler = PIS(objective=objective, num_steps=num_steps, network=SMALL["network"])
         learned = sampler.first(random.key(0), 2, jnp.float32)
         arrays, rest = eqx.partition(learned, eqx.is_inexact_array)
 
@@ -365,7 +366,9 @@ def test_a_target_without_a_gradient_is_refused_where_one_is_needed():
     blind = PIS(objective=TrajectoryBalance(), guided=False)
     assert blind.needs == {"log_density"}
     assert "positions must be floating; these are {x: int32[2]}" in refused(blind, discrete)
-    assert PIS(guided=False).needs == {"log_density", "gradient"}  # reverse KL differentiates
+    assert PIS(guided=False).needs == {"log_density"}  # so is the default, by the log-derivative
+    through = PIS(objective=ReverseKL(reparametrized=True), guided=False)
+    assert through.needs == {"log_density", "gradient"}
 
 
 def test_fewer_steps_than_one_are_refused():
