@@ -375,7 +375,7 @@ def main(*chosen: str) -> None:
 
 
 def gains() -> None:
-    """Largest gain of a gradient of `STSL` and of `TDS`, in their steps: stable below 2."""
+    """Largest gain of a gradient of `STSL`, and of whole steps of `TDS`: stable below 2."""
 
     @jax.jit
     def largest(problem: Problem, level: Any) -> jax.Array:

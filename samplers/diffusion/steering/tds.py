@@ -1,7 +1,8 @@
 """Twisted diffusion sampler (TDS): proposals that follow a gradient, weights that undo their bias.
 
     twist      log psi_t(x_t): the reward of the denoised value, softened;  log psi_0 = r(x_0)
-    proposal   N(m + scale gain shift, inflation s^2),   shift = sigma_t^2 / alpha_t grad log psi_t
+    proposal   N(m + scale gain shift / (1 + c_t), inflation s^2),
+               shift = sigma_t^2 / alpha_t grad log psi_t
     weights    log G_T = log psi_T(x_T)
                log G_t = log p(x_(t-1) | x_t) - log q(x_(t-1) | x_t) + log psi_(t-1) - log psi_t
 
@@ -9,16 +10,30 @@ m and s are those of the reverse chain, whose denoised value the shift moves (by
 twist), and ``gain`` says how far the mean moves with it (algorithm 1 of [1]_). The last step, to
 the denoised value, is the chain's own. Any positive twist gives draws of the same law and an
 unbiased Z; a good one makes the weights even. The reward of a denoised value takes it for the
-draw, and is too sure of itself while there is noise: with c = ``softening`` and
+draw, and is too sure of itself while there is noise: with ``softening`` and
 
-    v_t = c kappa_t^2 / (1 + kappa_t^2),    kappa = sigma / alpha
+    v_t = softening kappa_t^2 / (1 + kappa_t^2),    kappa = sigma / alpha
 
 a `ppl.LinearGaussian` likelihood has the variance v_t added to its noise, and any other reward is
 divided by 1 + v_t: for a Gaussian observation of x with unit noise that is the same.
 
-With ``scale = w`` and weights this is the exact version of a `Guidance` of that scale. Each step
-costs a gradient through the denoiser, so that a run costs twice as many plain draws. Asymptotically
-exact in the number of particles, for what the solver draws.
+**The step along the gradient is an implicit one.** A full step h grad log psi overshoots where h
+times the curvature of log psi is above one, and each step overshoots further where that is above
+two: with sharp data, and a prior that varies by more than one in some direction. Seen from x_t the
+step is the displacement d, and
+
+    d = scale gain (alpha_t / alpha_(t-1)) shift
+    c_t = max(0, 2 - 2 (log psi_t(x_t + d) - log psi_t(x_t)) / (d . grad log psi_t))
+
+is h times the curvature along the gradient: twice what is missing of the promised rise, which is
+exact where log psi is a parabola. d / (1 + c_t) is the top of log psi(x + u) - |u|^2 / 2h along it,
+and stops short of that of log psi, whatever h. It is a function of x_t, as is the mean, whose
+density the weights take: draws and Z keep their law.
+
+With ``scale = w`` and weights this is, but for c_t, the exact version of a `Guidance` of that
+scale. Each step costs a gradient through the denoiser and one more call of it: a run costs three
+times as many plain draws. Asymptotically exact in the number of particles, for what the solver
+draws.
 
 References
 ----------
@@ -120,24 +135,38 @@ class TDSModel(SolverModel):
     def move(
         self, rng_key: PRNGKeyArray, before: Particle, step: Step
     ) -> tuple[State, PyTree, Any]:
+        shift = self.shift(before, step)  # not in a branch, see `arrived`
+
         def last() -> tuple[State, Array]:
             state, _ = self.chain.move(rng_key, before, step, self.rule)
             return state, jnp.zeros(len(before.x), before.x.dtype)
 
         def earlier() -> tuple[State, Array]:
             after = self.chain.mean(before, step)
-            mean = after.x
-            scale, inflation = (
-                number.astype(mean.dtype) for number in (self.scale, self.inflation)
-            )
-            mean = mean + scale * self.chain.gain(step) * before.carry.shift
-            sd = jnp.sqrt(inflation) * self.chain.sd(step)
+            mean = after.x + shift
+            sd = jnp.sqrt(self.inflation.astype(mean.dtype)) * self.chain.sd(step)
             x = mean + sd * normal(rng_key, mean.shape, mean.dtype)
             log_ratio = self.chain.log_move(before, x, step) - log_normal(x, mean, sd)
             return State((x, *after.registers[1:]), after.history), log_ratio
 
         state, log_ratio = lax.cond(step.is_last, last, earlier)
         return state, before.carry, log_ratio
+
+    def shift(self, before: Particle, step: Step) -> Float[Array, "n ..."]:
+        """What moves of particles add to the chain's: scale gain shift / (1 + c)."""
+        level, twist = step.start, before.carry
+        whole = self.scale.astype(before.x.dtype) * self.chain.gain(step) * twist.shift
+        moved = level.alpha / step.end.alpha * whole
+        denoised = jax.vmap(lambda x: self.chain.prior.denoised(x, level))(before.x + moved)
+        ahead = jax.vmap(lambda x: self.rule.log_psi(x, level.kappa))(denoised)
+        rise = ahead - twist.log_psi
+        products = (moved * twist.shift).reshape(len(moved), -1)
+        promised = level.alpha / level.sigma**2 * jnp.sum(products, axis=1)
+        # What is impossible, or no number, there is not gone to; what promises nothing stays.
+        gotten = jnp.where(jnp.isfinite(rise), rise, -jnp.inf)
+        missing = 1 - gotten / jnp.where(promised > 0, promised, 1)
+        share = 1 / (1 + jnp.maximum(2 * missing, 0))
+        return share.reshape(-1, *(1,) * (whole.ndim - 1)) * whole
 
     def potential(
         self, before: Particle, after: Particle, step: Step
@@ -160,7 +189,7 @@ class TDS(Steered):
     scale
         How far proposals follow the gradient of the twist; 0: not at all.
     softening
-        The c of the module: for a likelihood with noise s, in units where the data have variance
+        That of the module: for a likelihood with noise s, in units where the data have variance
         one, about 1 / s^2, or 1 for a `ppl.LinearGaussian`; 0: the reward as it is.
     inflation
         Variance of the proposal in units of the chain's. Above 1 the weights have lighter tails,
@@ -190,8 +219,8 @@ class TDS(Steered):
     Differences from the paper
     --------------------------
     The paper's twist is the likelihood of the denoised value, which ``softening=0`` gives; softened
-    as its experiments' code softens it. Replacement of observed pixels in the last step is left
-    out.
+    as its experiments' code softens it. Its proposals take the whole step, c_t = 0, and diverge
+    where that is not stable. Replacement of observed pixels in the last step is left out.
     """
 
     exactness: ClassVar[Exactness] = "asymptotically exact"
@@ -212,6 +241,10 @@ class TDS(Steered):
     def check(self, target: Energy) -> None:
         Steered.check(self, target)
         check_gradient(target, type(self).__name__)
+
+    def spent(self) -> tuple[int, int]:
+        rewards, calls = super().spent()
+        return 2 * rewards, 2 * calls  # those of the look ahead
 
     def model(self, target: Any, chain: ReverseChain) -> TDSModel:
         rule = Twisted(target, self.softening, self.twist)

@@ -6,12 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from jax import random
 
+import gaussian_inverse
 import ppl
 import samplers as s
 import two_modes
 from agreement import t_limit
+from samplers.diffusion.chain import at
+from samplers.diffusion.steering.chain import log_normal
 from samplers.diffusion.steering.tds import TDSModel, Twisted
 
 RUNS = 32
@@ -68,6 +72,85 @@ def test_a_linear_gaussian_likelihood_has_its_evidence():
     truth = two_modes.TILTS["reward"][2]
     normalized = truth._replace(log_z=truth.log_z - np.log(2 * np.pi) / 2)
     assert np.all(scores(target, normalized) < LIMIT)
+
+
+# The step along the gradient --------------------------------------------------------------------
+
+# Three directions in which the prior varies by 25, and sharp data: a whole step is up to 4.5 times
+# as long as that to the top of the twist.
+VARIANCES, NOISE = np.array([25.0, 25.0, 25.0, 1.0]), 0.1
+SEEN = np.array([0.05, 0.5, 0.5, 0.5])
+
+
+def steep():
+    """Prior and data by coordinates, a model that has few steps, and the law of its draws."""
+    prior = gaussian_inverse.prior(mean=np.zeros(len(VARIANCES)), covariance=np.diag(VARIANCES))
+    target = ppl.posterior(prior, ppl.LinearGaussian(jnp.eye(len(SEEN)), jnp.asarray(SEEN), NOISE))
+    model = s.TDS(solver=s.DDPM(), num_steps=10).resolve(target).on_levels(target)
+    rows = jax.tree.map(lambda x: np.asarray(x[:, 0], np.float64), model.chain.plan.rows)
+    variances = rows.level.sigma[0] ** 2
+    for i, sigma in enumerate(rows.level.sigma):
+        share = VARIANCES / (VARIANCES + sigma**2)
+        variances = (rows.A[i] + rows.B[i] * share) ** 2 * variances + rows.S[i] ** 2
+    variances = variances[0]  # of the chain's draws
+    log_z = scipy.stats.norm.logpdf(SEEN, 0, np.sqrt(variances + NOISE**2)).sum()
+    share = variances / (variances + NOISE**2)
+    mean, variance = (share * SEEN)[0], share[0] * NOISE**2
+    left = scipy.stats.norm.cdf(0, mean, np.sqrt(variance))
+    return model, two_modes.Truth(mean, variance, left, log_z)
+
+
+class Steps(TDSModel):
+    """Goes a whole step where ``whole`` is 1, and weighs as if it did where ``said`` is."""
+
+    whole: float
+    said: float
+
+    def shift(self, before, step):
+        return self.between(before, step, self.whole)
+
+    def between(self, before, step, share):
+        whole = self.scale * self.chain.gain(step) * before.carry.shift
+        return (1 - share) * super().shift(before, step) + share * whole
+
+    def move(self, rng_key, before, step):
+        state, carry, log_ratio = super().move(rng_key, before, step)
+        mean, sd = self.chain.mean(before, step).x, self.chain.sd(step)
+        gone, said = (
+            log_normal(state.x, mean + self.between(before, step, share), sd)
+            for share in (self.whole, self.said)
+        )
+        return state, carry, log_ratio + jnp.where(step.is_last, 0, gone - said)
+
+
+def test_a_steep_likelihood_has_its_evidence_where_whole_steps_overshoot():
+    model, truth = steep()
+    with_steps = lambda whole, said: Steps(
+        model.chain, model.rule, model.scale, model.inflation, jnp.asarray(whole), jnp.asarray(said)
+    )
+    found = two_modes.runs(random.key(0), with_steps(0.0, 0.0), 2000, RUNS)
+    assert np.all(np.abs(two_modes.scores(found, truth)) < LIMIT)
+    assert np.abs(np.median(found.log_z) - truth.log_z) < 1
+    # What overshoots, and what weighs by another proposal than it drew from.
+    for twin in (with_steps(1.0, 1.0), with_steps(0.0, 1.0)):
+        found = two_modes.runs(random.key(0), twin, 2000, RUNS)
+        assert np.abs(np.median(found.log_z) - truth.log_z) > 10
+
+
+def test_the_step_ends_at_the_top_of_the_parabola_along_the_gradient():
+    model, _ = steep()
+    step = at(model.steps, 3)
+    particles, _ = model.start(random.key(0), 5)
+    particles = model.arrived(particles.state, particles.carry, at(model.steps, 2))
+    kappa = np.float64(step.start.kappa)
+    slopes = VARIANCES / (VARIANCES + kappa**2)  # of the denoised value
+    precision = 1 / (NOISE**2 + kappa**2 / (1 + kappa**2))
+    gradient = precision * slopes * (SEEN - slopes * np.asarray(particles.x, np.float64))
+    curvature = np.sum(precision * (slopes * gradient) ** 2, 1) / np.sum(gradient**2, 1)
+    h = float(model.chain.gain(step)) * kappa**2
+    assert np.all(h * curvature > 2)
+    expected = h * gradient / (1 + h * curvature)[:, None]
+    np.testing.assert_allclose(model.shift(particles, step), expected, rtol=1e-3)
 
 
 # The twist --------------------------------------------------------------------------------------
