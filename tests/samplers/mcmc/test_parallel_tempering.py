@@ -19,7 +19,7 @@ from ppl.sampler import MarkovKernel
 from samplers.langevin.mala import MALA
 from samplers.mcmc import parallel_tempering
 from samplers.mcmc.metropolis import MetropolisInfo, MetropolisState
-from samplers.mcmc.parallel_tempering import ParallelTempering, next_ladder
+from samplers.mcmc.parallel_tempering import ParallelTempering
 from samplers.mcmc.random_walk import RandomWalk
 from samplers.smc import stepping_stones
 from samplers.smc.path import Path
@@ -428,21 +428,6 @@ def test_a_step_keeps_the_structure_and_the_precision_of_its_state(double):
         before, after = (jax.tree.map(lambda x: (x.shape, x.dtype), s) for s in (state, after))
         assert after == before
         assert info.num_evaluations == jax.ShapeDtypeStruct((2,), jnp.int32)
-
-
-def test_a_ladder_moves_to_equal_shares_of_the_barrier():
-    """Rates that are those of equal barriers already leave it; a steep step gets more rungs."""
-    ladder = jnp.array([0.0, 0.01, 0.1, 1.0])
-    same, nearest = next_ladder(jnp.full(3, 0.4), ladder)
-    np.testing.assert_allclose(same, ladder, rtol=1e-5)
-    np.testing.assert_array_equal(nearest, [0, 1, 2])
-    steep, nearest = next_ladder(jnp.array([0.1, 0.1, 0.7]), ladder)
-    np.testing.assert_allclose(
-        steep, [0, 0.1 ** (1 - 1 / 7), 0.1 ** (1 - 4 / 7), 1.0][:2] + [*steep[2:]], rtol=1e-5
-    )
-    assert (steep[1:3] > ladder[1:3]).all()
-    low, _ = next_ladder(jnp.array([0.9, 0.05, 0.05]), ladder)
-    np.testing.assert_allclose(low[1], 0.01 * (1 / 3) / 0.9, rtol=1e-4)
 
 
 # Bad input ----------------------------------------------------------------------------------------
