@@ -75,13 +75,13 @@ def test_weighted_draws_are_those_of_the_posterior(gaussian):
     assert np.abs(t_scores(squares, NOISE / (1 + NOISE))).max() < LIMIT
 
 
-def test_volumes_that_take_a_batch_for_one_death_each_are_caught(gaussian, monkeypatch):
+def test_volumes_that_take_a_batch_for_one_death_each_are_caught(monkeypatch):
     """Every death at m = n: the volume shrinks by exp(-1/n) also where nobody was replaced."""
     monkeypatch.setattr(
         nested, "num_alive",
         lambda births, levels: np.minimum(100, np.arange(len(levels), 0, -1)),
     )  # fmt: skip
-    found = evidences(run(gaussian_in(3), NUM_RUNS, num_live=100))
+    found = evidences(run(gaussian_in(3), NUM_RUNS, num_live=100, num_delete=25))
     assert abs(t_scores(found, 3 * LOG_Z)) > LIMIT
 
 
