@@ -26,7 +26,7 @@ step is the displacement d, and
     c_t = max(0, 2 - 2 (log psi_t(x_t + d) - log psi_t(x_t)) / (d . grad log psi_t))
 
 is h times the curvature along the gradient: twice what is missing of the promised rise, which is
-exact where log psi is a parabola. d / (1 + c_t) is the top of log psi(x + u) - |u|^2 / 2h along it,
+exact where log psi is a parabola. d / (1 + c_t) is the top of log psi(x + u) - u . u / 2h along it,
 and stops short of that of log psi, whatever h. It is a function of x_t, as is the mean, whose
 density the weights take: draws and Z keep their law.
 
