@@ -86,26 +86,3 @@ def test_a_network_of_other_shapes_is_refused():
     many = samplers.MaskedDiffusion(network=Pairs, solver=samplers.FirstHitting(tokens_per_call=4))
     with pytest.raises(ValueError, match="at most the length of a sequence, 3; got 4"):
         ppl.sample(many, ppl.from_samples(np.array([[0, 1, 2]])), progress=False)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"width": 6, "num_heads": 4}, "width must be a multiple of num_heads; got 6 and 4"),
-        ({"depth": 0}, "depth must be an integer, at least 1; got 0"),
-    ],
-)
-def test_a_transformer_of_other_sizes_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        samplers.MaskedTransformer(random.key(0), 4, 3, **options)
-
-
-@pytest.mark.slow
-def test_the_network_begins_at_equal_probabilities_and_sees_both_sides():
-    network = SMALL(random.key(0), 4, 3)
-    assert not np.any(network(jnp.array([0, 3, 3, 1])))
-    arrays, rest = eqx.partition(network, eqx.is_inexact_array)
-    grown = jax.tree.map(lambda w: w + 0.1 * random.normal(random.key(1), w.shape), arrays)
-    tokens = jnp.array([[0, 3, 3, 1], [0, 3, 3, 2], [2, 3, 3, 1]])
-    rows = jax.vmap(eqx.combine(grown, rest))(tokens)
-    assert np.all(np.abs(rows[1:, 1] - rows[0, 1]).max(-1) > 1e-4)
