@@ -101,15 +101,12 @@ def bayes_factor(
     Examples
     --------
     >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist, ppl, samplers
-    >>> def normal(y):
-    ...     mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
-    ...     numpyro.sample("y", dist.Normal(mu, 1.0).expand(y.shape).to_event(1), obs=y)
-    >>> def zero(y):
-    ...     mu = numpyro.sample("mu", dist.Normal(0.0, 0.01))
+    >>> def model(y, scale):
+    ...     mu = numpyro.sample("mu", dist.Normal(0.0, scale))
     ...     numpyro.sample("y", dist.Normal(mu, 1.0).expand(y.shape).to_event(1), obs=y)
     >>> y = jnp.array([2.1, 1.7, 2.4, 0.9])
-    >>> smc = samplers.TemperedSMC(num_particles=512)
-    >>> found = ppl.bayes_factor(ppl.from_numpyro(normal, y), ppl.from_numpyro(zero, y), smc)
+    >>> free, near_zero = ppl.from_numpyro(model, y, 1.0), ppl.from_numpyro(model, y, 0.01)
+    >>> found = ppl.bayes_factor(free, near_zero, samplers.TemperedSMC(num_particles=512))
     >>> found.log.value > 3
     True
     """

@@ -281,7 +281,8 @@ def compare(
     >>> import jax.numpy as jnp, ppl, samplers
     >>> target = ppl.from_log_density(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(20))
     >>> comparison = ppl.compare(
-    ...     target, {"MALA": samplers.MALA(), "walk": samplers.RandomWalk()}, progress=False
+    ...     target, {"MALA": samplers.MALA(), "walk": samplers.RandomWalk()}, budget=20_000,
+    ...     progress=False,
     ... )
     >>> comparison.recommendation.sampler
     'MALA'

@@ -104,10 +104,10 @@ def reference(
     >>> import jax.numpy as jnp, ppl, samplers
     >>> target = ppl.from_log_density(lambda x: -0.5 * jnp.sum(x**2), jnp.zeros(2))
     >>> draws = ppl.reference(
-    ...     target, {"NUTS": samplers.NUTS(), "walk": samplers.RandomWalk()}, progress=False
+    ...     target, {"MALA": samplers.MALA(), "walk": samplers.RandomWalk()}, progress=False
     ... )
     >>> draws.run.notes[-1]
-    'certified: NUTS and walk agree, ...'
+    'certified: MALA and walk agree, ...'
     """
     rng_key = keys.as_key(rng_key)
     if samplers is None:

@@ -16,6 +16,7 @@ MODULES = sorted(
 
 
 @pytest.mark.parametrize("name", MODULES)
+@pytest.mark.usefixtures("unoptimized")  # examples are short: most of their time is compilation
 def test_examples_in_docstrings_are_true(name):
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     failed, attempted = doctest.testmod(importlib.import_module(name), optionflags=flags)

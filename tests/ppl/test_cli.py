@@ -13,6 +13,8 @@ import pytest
 import ppl
 from ppl import cli, commands, datatree, markov
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 # One density for all tests, imported as a module so that it is compiled once.
 DENSITY = """
 import jax.numpy as jnp

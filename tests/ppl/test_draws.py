@@ -18,6 +18,8 @@ from made_draws import make, of_values, positions, target
 from ppl import datatree
 from ppl.draws import Draws, outputs
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 DEAD = -math.inf
 
 

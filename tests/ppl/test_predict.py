@@ -14,6 +14,8 @@ import ppl
 from ppl.draws import Draws, Run
 from ppl.energy import TargetError
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 X = np.linspace(-1, 1, 8)
 
 
@@ -107,10 +109,10 @@ def choices(x, y=None):
 
 def test_discrete_data_are_predicted_without_being_observed():
     target = ppl.from_numpyro(choices, X, (X > 0).astype(int))
-    draws = made(target, {"weight": np.full((1, 2000), 2.0)})
+    draws = made(target, {"weight": np.full((1, 500), 2.0)})
     share = np.mean(ppl.predict(draws, np.array([1.0, -0.5]))["y"], axis=(0, 1))
     truth = 1 / (1 + np.exp(-2 * np.array([1.0, -0.5])))
-    assert np.all(np.abs(share - truth) < 4.9 * np.sqrt(truth * (1 - truth) / 2000))
+    assert np.all(np.abs(share - truth) < 4.9 * np.sqrt(truth * (1 - truth) / 500))
 
 
 def groups(group, num_groups, y=None):

@@ -15,6 +15,8 @@ from agreement import Reference, disagreements
 from ppl.energy import TargetError
 from ppl.sampler import MarkovKernel
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def model(y=None):
     mean = numpyro.sample("mean", dist.Normal(3, 2))
@@ -57,7 +59,9 @@ def test_the_prior_of_a_model_is_a_normalized_target_of_its_own():
     assert prior.sample(random.key(0), 5)["mean"].shape == (5,)
 
 
-@pytest.mark.parametrize("name", ["ExactDraws", "NUTS", "Laplace"])
+@pytest.mark.parametrize(
+    "name", ["ExactDraws", "Laplace", pytest.param("NUTS", marks=pytest.mark.slow)]
+)
 def test_samplers_draw_from_the_prior_of_a_model_with_data(name):
     sampler = getattr(samplers, name)()
     sizes: dict[str, Any] = {} if isinstance(sampler, MarkovKernel) else {"num_samples": 8000}

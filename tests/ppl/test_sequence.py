@@ -11,6 +11,8 @@ from jax import random
 import ppl
 from agreement import z_limit
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 LENGTH, END = 4, 2
 
 

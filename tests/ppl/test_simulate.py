@@ -14,6 +14,8 @@ from agreement import z_limit
 from ppl.energy import TargetError
 from ppl.simulate import observed_arguments, replicate_batch, simulate_batch
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 KEYS = random.split(random.key(0), 4)
 
 

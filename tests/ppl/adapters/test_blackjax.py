@@ -12,6 +12,8 @@ import ppl
 from agreement import Reference, disagreements
 from ppl.adapters import BlackJAX
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def log_density(p, mean):
     return -0.5 * jnp.sum((p["x"] - mean) ** 2)

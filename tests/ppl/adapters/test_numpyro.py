@@ -31,7 +31,7 @@ def truth(y):
 
 
 def mcmc(kernel, num_chains=4, chain_method="vectorized", **options):
-    sizes = {"num_warmup": 300, "num_samples": 1000} | options
+    sizes = {"num_warmup": 300, "num_samples": 2000} | options
     return MCMC(
         kernel, num_chains=num_chains, chain_method=chain_method, progress_bar=False, **sizes
     )
@@ -46,13 +46,12 @@ def agrees(run, y=Y):
     ("kernel", "chain_method"),
     [
         pytest.param(samplers.MALA(), "vectorized", id="MALA, vectorized"),
-        pytest.param(samplers.NUTS(), "vectorized", id="NUTS, vectorized"),
-        pytest.param(samplers.MALA(), "sequential", id="MALA, sequential"),
-        pytest.param(samplers.RandomWalk(), "vectorized", id="random walk, vectorized"),
+        pytest.param(samplers.RandomWalk(), "sequential", id="random walk, sequential"),
+        pytest.param(samplers.NUTS(), "vectorized", id="NUTS, vectorized", marks=pytest.mark.slow),
     ],
 )
 def test_results_are_the_closed_form(kernel, chain_method):
-    run = mcmc(NumPyroKernel(kernel, model), chain_method=chain_method, num_samples=2000)
+    run = mcmc(NumPyroKernel(kernel, model), chain_method=chain_method)
     run.run(jax.random.key(0), Y, extra_fields=("info.acceptance_rate",))
     assert agrees(run)
     samples = run.get_samples(group_by_chain=True)
@@ -73,7 +72,7 @@ class Broken(samplers.MALA):
 
 
 def test_a_broken_kernel_would_not_pass():
-    run = mcmc(NumPyroKernel(Broken(), model), num_samples=2000)
+    run = mcmc(NumPyroKernel(Broken(), model))
     run.run(jax.random.key(0), Y)
     assert not agrees(run)
 
@@ -86,14 +85,14 @@ def test_one_chain_and_raw_keys_will_do():
 
 
 def test_new_data_of_a_run_count_with_traced_arguments_too():
-    run = mcmc(NumPyroKernel(samplers.MALA(), model), jit_model_args=True, num_samples=2000)
+    run = mcmc(NumPyroKernel(samplers.MALA(), model), jit_model_args=True)
     for y in (Y, Y + 5):
         run.run(jax.random.key(1), y)
         assert agrees(run, y)
 
 
 def test_a_run_goes_on_from_its_last_state():
-    run = mcmc(NumPyroKernel(samplers.MALA(), model), num_samples=500)
+    run = mcmc(NumPyroKernel(samplers.MALA(), model))
     run.run(jax.random.key(2), Y)
     first = run.get_samples()["mu"]
     run.post_warmup_state = run.last_state
@@ -116,7 +115,7 @@ def potential(z):
 
 
 def test_a_potential_will_do_with_starts():
-    run = mcmc(NumPyroKernel(samplers.MALA(), potential_fn=potential), num_samples=2000)
+    run = mcmc(NumPyroKernel(samplers.MALA(), potential_fn=potential))
     run.run(jax.random.key(0), init_params={"x": jnp.zeros((4, 2))})
     x = np.asarray(run.get_samples(group_by_chain=True)["x"])
     reference = {f"x{i}": Reference(3.0, 1.0) for i in range(2)}

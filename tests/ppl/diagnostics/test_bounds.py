@@ -19,6 +19,8 @@ from ppl.diagnostics import log_evidence_bounds
 from ppl.sampler import Trained
 from samplers.smc import twisted
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 LIMIT = t_limit(30, 500)
 
 # The chain of three states, with a poor guess of what is to come.
@@ -155,9 +157,14 @@ def joint_covariance():
     return maps @ block_diag(*blocks) @ maps.T
 
 
-@pytest.mark.usefixtures("unoptimized")
 @pytest.mark.parametrize(
-    "proposals", [{}, {"proposal": guided, "initial_proposal": guided_initial}]
+    "proposals",
+    [
+        {},
+        pytest.param(
+            {"proposal": guided, "initial_proposal": guided_initial}, marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_a_filter_given_an_exact_path_bounds_the_evidence_from_above(proposals):
     paths, seen = exact_paths(600), seen_through_noise()
@@ -176,7 +183,6 @@ def regression(x, y=None):
     numpyro.sample("y", dist.Normal(slope * x, 0.5), obs=y)
 
 
-@pytest.mark.usefixtures("unoptimized")
 def test_simulated_data_bring_their_own_exact_draw():
     """A conjugate regression: log Z of the data that were simulated has a closed form."""
     x = jnp.array([0.5, -1.0, 2.0, 1.5])
@@ -199,11 +205,11 @@ def test_simulated_data_bring_their_own_exact_draw():
 
 
 def test_new_rewards_and_new_draws_compile_nothing(compilations):
-    sampler = steered(4)
-    log_evidence_bounds(sampler, TARGET, EXACT[:8], num_repeats=8)
+    sampler = steered(16)
+    log_evidence_bounds(sampler, TARGET, EXACT, num_repeats=600)
     other = ppl.tilt(MODEL, TARGET.log_likelihood_fn, np.log(LAST) / 2)
     with compilations() as count:
-        log_evidence_bounds(sampler, other, EXACT[8:16], rng_key=1, num_repeats=8)
+        log_evidence_bounds(sampler, other, PLAIN, rng_key=1, num_repeats=600)
     assert count.compilations == 0
 
 

@@ -72,7 +72,8 @@ def scores(kind, rho):
     return np.array(found).T
 
 
-CASES = [(1, 0.0), (5, 0.0), (5, 0.9), (20, 0.5), ("gamma", 0.0), ("gamma", 0.9)]
+CASES = [(1, 0.0), (5, 0.0), (20, 0.5), ("gamma", 0.9)]
+CASES += [pytest.param(*case, marks=pytest.mark.slow) for case in [(5, 0.9), ("gamma", 0.0)]]
 
 
 @pytest.mark.parametrize(("kind", "rho"), CASES)

@@ -11,6 +11,8 @@ from ppl.diagnostics.data_consistency import data_consistency
 from ppl.diagnostics.image_quality import psnr, ssim
 from ppl.diagnostics.interval_coverage import covered, interval
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def pictures():
     generator = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 """Distances between two sets of draws against closed forms; tests at their level and power."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from ppl.diagnostics.two_sample import classifier_test
 TESTS = {
     "energy": energy_test,
     "sliced Wasserstein": lambda x, y, **options: sliced_wasserstein_test(
-        x, y, num_projections=10, **options
+        x, y, num_projections=4, **options
     ),
     "classifier": lambda x, y, **options: classifier_test(x, y, **options)[:2],
 }
@@ -55,6 +56,7 @@ def test_tests_keep_their_level_and_find_a_shift(name):
     assert test(normal(0), normal(1, shift=0.5))[1] == 1 / 200
 
 
+@cache
 def autoregression(seed, rho=0.8, draws=1000):
     x = np.random.default_rng(seed).normal(size=(4, draws, 2))
     for t in range(1, draws):

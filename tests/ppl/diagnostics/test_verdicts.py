@@ -21,6 +21,8 @@ from ppl.diagnostics.convergence import judge
 from ppl.sampler import MarkovKernel
 from samplers.langevin.ula import ULA
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 RIGHT = {"good": ("good",), "care": ("caution",), "bad": ("bad", "unknown")}
 
 

@@ -31,7 +31,7 @@ def rejected(sets):
     return float(np.mean([virial_test(x, TARGET).p_value <= 0.05 for x in sets]))
 
 
-@pytest.mark.parametrize("rho", [0.6, 0.0, -0.6])
+@pytest.mark.parametrize("rho", [0.6, 0.0, pytest.param(-0.6, marks=pytest.mark.slow)])
 def test_exact_draws_are_rejected_at_the_level_at_most(rho):
     share = rejected([autoregression(seed, rho) for seed in range(200)])
     assert share < 0.05 + 3.9 * math.sqrt(0.05 * 0.95 / 200)
