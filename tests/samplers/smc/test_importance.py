@@ -10,6 +10,7 @@ import pytest
 import ppl
 from agreement import t_limit, t_scores
 from chains import NUM_CHECKS
+from samplers.mcmc.random_walk import RandomWalk
 from samplers.smc.importance import ImportanceSampling
 from samplers.smc.tempered import TemperedSMC
 
@@ -63,8 +64,9 @@ def test_every_likelihood_is_counted_once(draws):
     assert tuple(draws.num_evaluations) == (NUM_RUNS * 1000, 0)
 
 
-def ladder(sampler, target):
-    """Infos of one run, by hand, and what it collects."""
+def ladder(target):
+    """Infos of one run of 2000 particles, by hand, and what it collects."""
+    sampler = ImportanceSampling(2000)
     step, infos = jax.jit(lambda key, state: sampler.step(key, target, state)), []
     state = sampler.init(jax.random.key(0), target)
     while not sampler.done(state):
@@ -75,7 +77,7 @@ def ladder(sampler, target):
 
 
 def test_rungs_climb_and_each_keeps_half_of_the_effective_sample_size():
-    infos, (_, _, log_evidence) = ladder(ImportanceSampling(2000), POSTERIOR)
+    infos, (_, _, log_evidence) = ladder(POSTERIOR)
     temperatures = [float(info.inverse_temperature) for info in infos]
     sizes = np.array([2000.0] + [float(info.ess) for info in infos])
     assert temperatures == sorted(set(temperatures))
@@ -87,12 +89,12 @@ def test_rungs_climb_and_each_keeps_half_of_the_effective_sample_size():
 @pytest.mark.parametrize("value", [-jnp.inf, jnp.nan, jnp.inf])
 def test_a_population_without_any_weight_says_so(value):
     target = ppl.posterior(PRIOR, lambda x: value + 0 * x.sum())
-    infos, (positions, log_weights, log_evidence) = ladder(ImportanceSampling(50), target)
+    infos, (positions, log_weights, log_evidence) = ladder(target)
     assert (log_weights == -np.inf).all()
     assert log_evidence == -np.inf
     assert np.isfinite(positions).all()
     assert infos[-1].ess == 0
-    assert infos[-1].num_illegal == (0 if value == -jnp.inf else 50)
+    assert infos[-1].num_illegal == (0 if value == -jnp.inf else 2000)
 
 
 def test_one_nan_takes_one_particle_and_leaves_the_rest():
@@ -100,7 +102,7 @@ def test_one_nan_takes_one_particle_and_leaves_the_rest():
         return jnp.where(x[0] > 1.0, jnp.nan, log_likelihood(x, y))
 
     target = ppl.posterior(PRIOR, holed, DATA)
-    infos, (positions, log_weights, log_evidence) = ladder(ImportanceSampling(500), target)
+    infos, (positions, log_weights, log_evidence) = ladder(target)
     lost = positions[:, 0] > 1.0
     np.testing.assert_array_equal(log_weights == -np.inf, lost)
     assert infos[-1].num_illegal == lost.sum()
@@ -113,7 +115,7 @@ def test_a_numpyro_model_is_drawn_from_its_prior():
         numpyro.sample("y", dist.Normal(x, NOISE), obs=y)
 
     target = ppl.from_numpyro(model, jnp.asarray(1.0))
-    _, (_, _, log_evidence) = ladder(ImportanceSampling(4000), target)
+    _, (_, _, log_evidence) = ladder(target)
     truth = dist.Normal(0.0, (1 + NOISE**2) ** 0.5).log_prob(1.0)
     np.testing.assert_allclose(log_evidence, truth, atol=0.1)
 
@@ -140,7 +142,10 @@ def test_weights_without_a_variance_are_told_of_and_others_are_not(draws):
     assert any("not to be believed" in note for note in found.run.notes)
 
 
-@pytest.mark.parametrize("sampler", [ImportanceSampling(512), TemperedSMC(512)])
+WALK = TemperedSMC(512, RandomWalk(step_size=0.5), num_moves=1, tune=False)
+
+
+@pytest.mark.parametrize("sampler", [ImportanceSampling(512), WALK])
 def test_log_weights_that_rounding_makes_equal_are_doubted(sampler):
     """At -10^8 nats float32 has steps of 8: the weights look even, and are not known."""
     likelihood = lambda x, level: level - 5 * jnp.sum(x**2)

@@ -11,8 +11,8 @@ from jax import random
 
 import ppl
 from ppl.sampler import MarkovKernel
-from samplers.mcmc.hmc import HMC
-from samplers.mcmc.metrics import Dense
+from samplers.langevin.mala import MALA
+from samplers.mcmc.metrics import Dense, Diagonal
 from samplers.mcmc.random_walk import RandomWalk
 from samplers.smc.moves import enough, move, retuned
 
@@ -59,8 +59,8 @@ run = eqx.filter_jit(move)
 def moved(rho, fewest=1, most=50, positions=START, log_weights=EQUAL, scale=(1.0, 1.0), count=True):
     kernel = Autoregression(jnp.asarray(rho), jnp.asarray(scale))
     return run(
-        random.key(1), kernel, TARGET, positions, log_weights, fewest, most,
-        count=jnp.asarray(count),
+        random.key(1), kernel, TARGET, positions, log_weights, jnp.asarray(fewest),
+        jnp.asarray(most), count=jnp.asarray(count),
     )  # fmt: skip
 
 
@@ -129,18 +129,18 @@ def test_metrics_are_learnt_from_the_gradients_of_the_states_as_well(monkeypatch
     precision = jnp.linalg.inv(factor @ factor.T)
     target = ppl.from_log_density(lambda x, P: -x @ P @ x / 2, jnp.zeros(6), precision)
     x = random.normal(random.key(4), (40, 6)) @ factor.T
-    kernel = HMC(metric=Dense()).resolve(target)
+    kernel = MALA(metric=Dense()).resolve(target)
     found = eqx.filter_jit(move)(random.key(5), kernel, target, x, jnp.zeros(40), 1, 1, tune=True)
     root = jnp.linalg.solve(factor, found.kernel.metric.factor)
     np.testing.assert_allclose(root @ root.T, jnp.eye(6), atol=0.1)
-    monkeypatch.setattr(HMC, "watch", lambda kernel, state: ())
+    monkeypatch.setattr(MALA, "watch", lambda kernel, state: ())
     args = random.key(5), kernel, target, x, jnp.zeros(40), 1, 1
     alone = eqx.filter_jit(lambda *args: move(*args, tune=True))(*args)
     root = jnp.linalg.solve(factor, alone.kernel.metric.factor)
     assert jnp.abs(root @ root.T - jnp.eye(6)).max() > 0.3
 
 
-@pytest.mark.parametrize("kernel", [HMC(num_steps=2), RandomWalk()])
+@pytest.mark.parametrize("kernel", [MALA(metric=Diagonal()), RandomWalk()])
 def test_moves_that_know_the_densities_save_those_of_the_start(kernel):
     kernel, x, args = kernel.resolve(TARGET), START[:101], (EQUAL[:101], 1, 1)
     plain = run(random.key(2), kernel, TARGET, x, *args, tune=True)

@@ -191,9 +191,13 @@ def test_a_run_of_which_few_ancestors_are_left_says_so():
     assert any("fewer than 10 of 50 particles of time 0" in note for note in long.run.notes)
 
 
+def pair(model=MODEL, **options):
+    """Two small runs."""
+    return ppl.sample(ParticleFilter(20), model, num_chains=2, progress=False, **options)
+
+
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
-    sampler, options = ParticleFilter(num_particles=20), {"num_chains": 2, "progress": False}
-    whole = ppl.sample(sampler, MODEL, **options)
+    whole = pair()
     monkeypatch.setattr(population, "ROWS", 4)
     save, saved = population.Loop._save, []
 
@@ -205,38 +209,41 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
 
     monkeypatch.setattr(population.Loop, "_save", save_and_stop)
     with pytest.raises(RuntimeError, match="had not finished after"):
-        ppl.sample(sampler, MODEL, **options, checkpoint=tmp_path)
+        pair(checkpoint=tmp_path)
     assert 0 < saved[-1] < 10
-    again = ppl.sample(sampler, MODEL, **options, checkpoint=tmp_path)
+    again = pair(checkpoint=tmp_path)
     np.testing.assert_array_equal(again["x"], whole["x"])
     np.testing.assert_array_equal(again.log_weights, whole.log_weights)
 
 
 def test_new_data_and_new_parameters_compile_nothing(compilations):
-    sampler = ParticleFilter(num_particles=10)
-    ppl.sample(sampler, MODEL, progress=False)
+    pair()
     other = state_space(TURNING._replace(r=np.array([[1.0]])), simulated(TURNING, 10, seed=1))
     with compilations() as count:
-        ppl.sample(sampler, other, progress=False)
+        pair(other)
     assert count.compiled == []
 
 
 # Bad input ----------------------------------------------------------------------------------------
 
 
-def normal(log_density):
-    """A walk whose observations have this log-density, a function of x and y."""
-    return ppl.StateSpaceModel(
-        lambda: dist.Normal(0.0, 1.0),
-        lambda t, x: dist.Normal(x, 1.0),
-        lambda t, x: lambda y: log_density(x, y),
-        np.array([0.5, 1.0, 0.2, 0.7]),
-    )
+DEADLY = (
+    lambda floor, end: dist.Normal(0.0, 1.0),
+    lambda t, x, floor, end: dist.Normal(x, 1.0),
+    lambda t, x, floor, end: (
+        lambda y: jnp.where((x < floor) | (t >= end), jnp.nan, -((x - y) ** 2))
+    ),
+)
+
+
+def walk(floor, end):
+    """A hundred particles that walk; the data are NaN below the floor and from the end on."""
+    model = ppl.StateSpaceModel(*DEADLY, np.array([0.5, 1.0, 0.2, 0.7]), floor, end)
+    return ppl.sample(ParticleFilter(num_particles=100), model, progress=False)
 
 
 def test_particles_whose_likelihood_is_nan_die_are_counted_and_have_no_children():
-    model = normal(lambda x, y: jnp.where(x < 0, jnp.nan, -((x - y) ** 2)))
-    draws = ppl.sample(ParticleFilter(num_particles=100), model, progress=False)
+    draws = walk(0.0, 9)
     alive = np.isfinite(draws.log_weights[0])
     assert 10 < alive.sum()
     assert (draws["x"][0, alive] >= 0).all()
@@ -248,12 +255,11 @@ def test_particles_whose_likelihood_is_nan_die_are_counted_and_have_no_children(
 
 
 def test_a_time_that_kills_all_particles_is_named():
-    model = normal(lambda x, y: jnp.where(y == 0.2, jnp.nan, 0.0))
     message = (
-        r"no particle of 50 has any weight after the data of time 2 \(the weights of 50 are NaN"
+        r"no particle of 100 has any weight after the data of time 2 \(the weights of 100 are NaN"
     )
     with pytest.raises(TargetError, match=message):
-        ppl.sample(ParticleFilter(num_particles=50), model, progress=False)
+        walk(-np.inf, 2)
 
 
 SIMULATOR = ppl.StateSpaceModel(

@@ -8,10 +8,13 @@ import pytest
 import ppl
 from agreement import t_limit, t_scores
 from ppl.energy import TargetError
+from samplers.mcmc.random_walk import RandomWalk
 from samplers.smc import persistent
 from samplers.smc.persistent import PersistentSMC
 
-CENTER, NOISE, DIMENSION, NUM_RUNS = 3.0, 0.1, 8, 32
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
+CENTER, NOISE, DIMENSION, NUM_RUNS, NUM_PARTICLES = 3.0, 0.1, 4, 32, 128
 LOG_Z = DIMENSION * (0.5 * np.log(NOISE / (1 + NOISE)) - CENTER**2 / (2 * (1 + NOISE)))
 WALL = 2.9
 
@@ -29,8 +32,8 @@ def posterior(wall=np.inf):
 LIMIT = t_limit(60, NUM_RUNS - 1)
 
 
-def run(target, num_chains=NUM_RUNS, rng_key=0, **options):
-    sampler = PersistentSMC(num_particles=256, **options)
+def run(target, num_chains=NUM_RUNS, rng_key=0, max_temperatures=25, **options):
+    sampler = PersistentSMC(NUM_PARTICLES, max_temperatures=max_temperatures, **options)
     return ppl.sample(sampler, target, rng_key, num_chains=num_chains, progress=False)
 
 
@@ -63,7 +66,7 @@ def test_all_particles_of_a_run_are_draws_of_the_posterior(draws):
     assert np.abs(t_scores(means, CENTER / (1 + NOISE))).max() < LIMIT
     assert np.abs(t_scores(squares, NOISE / (1 + NOISE))).max() < LIMIT
     # More of them than the particles of any one temperature.
-    assert np.median(ppl.weights.ess(np.asarray(draws.log_weights, float))) > 1.5 * 256
+    assert np.median(ppl.weights.ess(np.asarray(draws.log_weights, float))) > 1.5 * NUM_PARTICLES
 
 
 @pytest.mark.slow
@@ -101,7 +104,7 @@ def test_a_mixture_without_its_earlier_rows_is_caught(monkeypatch):
         return right(state._replace(inverse_temperatures=alike, log_evidences=level), b)
 
     monkeypatch.setattr(persistent, "log_mixture_weights", latest)
-    found = run(posterior(), num_chains=4, max_temperatures=60)
+    found = run(posterior(), 4, move=RandomWalk(step_size=0.2), num_moves=1, tune=False)
     assert abs(np.median(log_evidences(found)) - LOG_Z) > 1
 
 
@@ -113,7 +116,7 @@ def test_a_run_with_too_few_temperatures_says_so():
 
 
 def test_draws_that_are_all_impossible_are_an_error():
-    with pytest.raises(TargetError, match="PersistentSMC: none of 256 draws from the prior"):
+    with pytest.raises(TargetError, match="PersistentSMC: none of 128 draws from the prior"):
         run(posterior(-np.inf))
 
 
