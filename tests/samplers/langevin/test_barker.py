@@ -17,6 +17,8 @@ from samplers.langevin.mala import MALA
 from samplers.mcmc.metrics import Dense, Diagonal, Identity
 from samplers.mcmc.metropolis import accept
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 @cache
 def correlated():

@@ -94,7 +94,9 @@ def law_scores(side: str, truth: np.ndarray, variant: str = "right") -> np.ndarr
     return np.abs(t_scores(np.stack([x, x**2], axis=-1).mean(axis=(0, 2)), truth))
 
 
-@pytest.mark.parametrize(("side", "other"), [("left", "right"), ("right", "left")])
+@pytest.mark.parametrize(
+    ("side", "other"), [("left", "right"), pytest.param("right", "left", marks=pytest.mark.slow)]
+)
 def test_without_the_test_the_law_is_that_of_the_steps_on_this_side(side, other):
     assert (law_scores(side, chain_law(0.1, 1.0, side)[2]) < LIMIT).all()
     assert (law_scores(side, chain_law(0.1, 1.0, other)[2]) > LIMIT).all()
@@ -159,7 +161,9 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(
+    "name", ["right", "quadratic psi", pytest.param("left", marks=pytest.mark.slow)]
+)
 @pytest.mark.usefixtures("unoptimized")
 def test_with_the_test_the_anisotropic_laplace_density_is_left_invariant(name):
     assert agrees(scores(KERNELS[name], anisotropic()))

@@ -12,6 +12,8 @@ from chains import NUM_CHECKS
 from samplers.langevin import data_langevin
 from samplers.langevin.data_langevin import DataLangevin
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 ROWS, DRAWS, STEP = 2000, 4096, 0.01
 
 

@@ -12,6 +12,8 @@ from chains import NUM_CHECKS
 from ppl.energy import TargetError
 from samplers.langevin import minibatch
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 N = conjugate.NUM_DATA
 POSITION = {"mu": jnp.asarray(0.3)}
 

@@ -15,6 +15,8 @@ from chains import NUM_CHECKS, run
 from samplers.langevin import myula
 from samplers.langevin.myula import MYULA
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 NUM_CHAINS = 256
 LIMIT = t_limit(NUM_CHECKS, NUM_CHAINS - 1)
 

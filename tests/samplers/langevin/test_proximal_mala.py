@@ -14,6 +14,8 @@ from samplers.langevin import proximal_mala
 from samplers.langevin.proximal_mala import ProximalMALA
 from samplers.mcmc.metropolis import accept
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def moments(x):
     return jnp.concatenate([jnp.abs(x), x, x**2])

@@ -13,6 +13,8 @@ from chains import NUM_CHECKS, run
 from samplers.langevin import sghmc
 from samplers.langevin.sghmc import SGHMC
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 STEP_SIZE, FRICTION, NUM_CHAINS = 0.002, 0.3, 256
 A, N = conjugate.PRECISION, conjugate.NUM_DATA
 LIMIT = t_limit(NUM_CHECKS, NUM_CHAINS - 1)

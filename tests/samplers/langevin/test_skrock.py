@@ -12,6 +12,8 @@ from chains import NUM_CHECKS, run
 from samplers.langevin import skrock
 from samplers.langevin.skrock import SKROCK, coefficients, longest_step
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 NUM_CHAINS, ETA = 128, 0.05
 PRECISIONS = np.array([0.2, 1.0, 5.0, 30.0])
 GAUSSIAN = ppl.from_log_density(

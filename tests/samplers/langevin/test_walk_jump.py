@@ -75,6 +75,24 @@ def test_without_networks_the_letters_are_independent():
     np.testing.assert_allclose(jumped, jax.vmap(none.denoise)(z), atol=1e-5)
 
 
+def test_draws_are_sequences_like_those_of_the_data():
+    draws = trained()
+    x = draws["x"][0]
+    assert x.shape == (1024, 4, 3)
+    assert x.dtype == np.int32
+    assert set(np.unique(x)) == {0, 1}
+    assert (x.sum(-1) == 1).all()
+    # Neighbors that are equal, on average: 1 of 3 if letters were independent and uniform. A short
+    # training and short walks find most of the rest.
+    equal = lambda x: (x[:, 1:] * x[:, :-1]).sum((1, 2))
+    known = LAW @ equal(ONE_HOT)
+    assert abs(equal(x).mean() - known) < 0.25 * (known - 1)
+    assert draws.history["loss"][0, -20:].mean() < draws.history["loss"][0, :20].mean()
+    # Training: walks and their starts, and two energies an update. Draws come in batches.
+    assert draws.num_evaluations[1] == 300 * 128 * (5 + 2) + 1024 * 50
+    assert (draws.history["acceptance_rate"] > 0.8).all()
+
+
 def test_training_approaches_the_smoothed_law_and_its_denoiser():
     density, score, jump = errors(trained().sampler.state)
     assert density < 0.2
@@ -103,24 +121,6 @@ def test_energies_that_are_pulled_the_wrong_way_are_caught(monkeypatch):
     sampler = replace(SAMPLER, num_updates=60)
     draws = ppl.sample(sampler, ppl.from_samples(rows()), num_samples=1, progress=False)
     assert errors(draws.sampler.state)[0] > 1
-
-
-def test_draws_are_sequences_like_those_of_the_data():
-    draws = trained()
-    x = draws["x"][0]
-    assert x.shape == (1024, 4, 3)
-    assert x.dtype == np.int32
-    assert set(np.unique(x)) == {0, 1}
-    assert (x.sum(-1) == 1).all()
-    # Neighbors that are equal, on average: 1 of 3 if letters were independent and uniform. A short
-    # training and short walks find most of the rest.
-    equal = lambda x: (x[:, 1:] * x[:, :-1]).sum((1, 2))
-    known = LAW @ equal(ONE_HOT)
-    assert abs(equal(x).mean() - known) < 0.25 * (known - 1)
-    assert draws.history["loss"][0, -20:].mean() < draws.history["loss"][0, :20].mean()
-    # Training: walks and their starts, and two energies an update. Draws come in batches.
-    assert draws.num_evaluations[1] == 300 * 128 * (5 + 2) + 1024 * 50
-    assert (draws.history["acceptance_rate"] > 0.8).all()
 
 
 @pytest.mark.slow

@@ -72,6 +72,7 @@ def test_the_smoothed_density_and_the_denoiser_are_those_of_the_mixture():
     np.testing.assert_allclose(law.denoise(jnp.asarray(z)), mean, atol=1e-5)
 
 
+@pytest.mark.usefixtures("unoptimized")
 @pytest.mark.parametrize(
     "kernel",
     [WalkJumpGibbs(num_steps=5), WalkJumpGibbs(sigma=1.0, walk=MALA, num_steps=5)],
@@ -136,6 +137,7 @@ def test_the_likeliest_letters_have_the_law_of_jumps_from_exact_walks():
     assert 0.12 < total_variation(np.asarray(positions)) < 0.14
 
 
+@pytest.mark.usefixtures("unoptimized")
 def test_a_sequence_of_density_zero_is_never_drawn_and_the_walk_is_what_draws_cost():
     table = np.where(np.arange(81).reshape(TABLE.shape) % 2, -np.inf, TABLE)
     some = ppl.from_log_density(log_density, ONE_HOT[0], table)
@@ -167,6 +169,7 @@ def test_what_it_cannot_list_or_walk_is_refused():
         WalkJumpGibbs(sigma=0)
 
 
+@pytest.mark.usefixtures("unoptimized")
 @pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
 def test_a_step_keeps_its_state_in_both_precisions(double):
     """Traced only."""

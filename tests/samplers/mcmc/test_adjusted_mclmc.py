@@ -12,6 +12,8 @@ from samplers.mcmc import adjusted_mclmc
 from samplers.mcmc.adjusted_mclmc import AdjustedMCLMC
 from samplers.mcmc.metrics import Dense, Identity
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 BANANA = AdjustedMCLMC(step_size=0.9, metric=Identity())
 
 

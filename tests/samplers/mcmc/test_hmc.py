@@ -33,6 +33,7 @@ METRICS = {
         stretches=np.array([1.5]),
     ),
 }
+REST = ("diagonal", "low rank")  # their factors: test_metrics.py
 
 
 @cache
@@ -40,7 +41,9 @@ def correlated():
     return gaussian([1.0, 2.0, 0.5], 0.7)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    "metric", ["identity", "dense", *(pytest.param(n, marks=pytest.mark.slow) for n in REST)]
+)
 def test_hmc_leaves_a_correlated_gaussian_invariant(metric):
     assert agrees(scores(HMC(step_size=0.6, metric=METRICS[metric], num_steps=3), correlated()))
 

@@ -41,9 +41,12 @@ METRICS = {
         stretches=np.array([1.5]),
     ),
 }
+REST = ("diagonal", "low rank")  # their factors: test_metrics.py
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    "metric", ["identity", "dense", *(pytest.param(n, marks=pytest.mark.slow) for n in REST)]
+)
 def test_nuts_leaves_a_correlated_gaussian_invariant(metric):
     kernel = NUTS(step_size=0.5, metric=METRICS[metric], max_tree_depth=4)
     assert agrees(scores(kernel, correlated(), num_steps=50))

@@ -97,7 +97,7 @@ STATS = ("log_ratios", "round_trips", "scan")
 
 
 @pytest.mark.parametrize(
-    "ladder", [pytest.param("short", marks=pytest.mark.slow), "uneven", "long"]
+    "ladder", ["uneven", *(pytest.param(n, marks=pytest.mark.slow) for n in ("short", "long"))]
 )
 def test_round_trips_are_as_many_as_the_theory_says(ladder):
     observed, expected = observed_and_expected(LADDERS[ladder])
@@ -237,6 +237,7 @@ def test_exchanges_by_the_inverse_ratio_are_caught(monkeypatch):
     assert line_scores("inverse").max() > LIMIT
 
 
+@pytest.mark.slow
 def test_states_exchanged_at_other_temperatures_are_caught(monkeypatch):
     right = parallel_tempering.log_odds
     monkeypatch.setattr(parallel_tempering, "log_odds", lambda v, b: right(v, b**2))

@@ -11,6 +11,8 @@ from samplers.mcmc import random_walk
 from samplers.mcmc.metropolis import accept
 from samplers.mcmc.random_walk import RandomWalk
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def test_random_walk_leaves_the_banana_invariant():
     assert agrees(scores(RandomWalk(step_size=0.7), banana()))

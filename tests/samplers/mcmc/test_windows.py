@@ -18,6 +18,8 @@ from samplers.mcmc.nuts import NUTS
 from samplers.mcmc.parallel_tempering import ParallelTempering
 from samplers.mcmc.windows import ONE_GRADIENT, WindowWarmUp, start_scales
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 CHAINS = 4
 SOMEWHERE = {"a": jnp.ones(CHAINS), "b": jnp.ones((CHAINS, 2))}
 

@@ -49,8 +49,8 @@ def truth():
     """Means and sds of the parameters and of three states, on a grid of parameters."""
     one = np.eye(1)
     cells, log_weights, rows = [], [], []
-    for a in np.linspace(-1.6, 2.6, 43):
-        for log_s in np.linspace(-3.0, 1.4, 45):
+    for a in np.linspace(-1.6, 2.6, 22):
+        for log_s in np.linspace(-3.0, 1.4, 23):
             linear = Linear(np.zeros(1), one, a * one, np.exp(2 * log_s) * one, one, NOISE**2 * one)
             found = kalman(linear, Y[:, None])
             log_prior = -0.5 * ((a - 0.5) / 0.5) ** 2 - 0.5 * ((log_s + 0.7) / 0.5) ** 2

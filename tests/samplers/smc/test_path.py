@@ -12,6 +12,8 @@ from samplers.mcmc.hmc import HMC
 from samplers.mcmc.random_walk import RandomWalk
 from samplers.smc.path import Path, increments, next_inverse_temperature
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 PRIOR = dist.Normal(jnp.zeros(2), 3.0).to_event(1)
 
 

@@ -124,7 +124,7 @@ def upside_down(before, after):
     return before.log_twist - after.log_twist
 
 
-@pytest.mark.parametrize("mutant", [no_division, upside_down])
+@pytest.mark.parametrize("mutant", [no_division, pytest.param(upside_down, marks=pytest.mark.slow)])
 def test_weights_without_the_twist_before_or_of_the_wrong_sign_are_caught(monkeypatch, mutant):
     monkeypatch.setattr(twisted_model, "_step", mutant)
     assert z_score(fixed(POOR, num_particles=8), variant=mutant.__name__) > LIMIT

@@ -12,6 +12,8 @@ from scipy.special import gammaln
 import ppl
 from samplers.variational.gaussian import Gaussian, GaussianVI
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 COVARIANCE = np.array([[1.0, 0.9], [0.9, 2.0]])
 MEAN = np.array([0.5, -1.0])
 PRECISION = np.linalg.inv(COVARIANCE)
