@@ -22,6 +22,8 @@ from models.targets.ising import Ising
 from models.targets.particles import DoubleWellParticles, LennardJones
 from models.targets.phi4 import Phi4
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 # Particles ------------------------------------------------------------------------------------
 
 
@@ -106,7 +108,7 @@ def test_two_particles_have_the_integral_of_their_distance(make, surface, pair):
 
 def test_double_well_particles_have_a_gradient_where_all_of_them_meet():
     target = DoubleWellParticles()
-    assert jnp.isfinite(jax.grad(target.log_density)(jnp.zeros((3, 2)))).all()
+    assert jnp.isfinite(jax.jit(jax.grad(target.log_density))(jnp.zeros((3, 2)))).all()
 
 
 # Lattices -------------------------------------------------------------------------------------
@@ -162,7 +164,7 @@ def states(num_sites):
 def test_ising_log_normalizer_is_the_sum_over_all_states(coupling):
     target = Ising(3, coupling)
     every = states(9)
-    log_density = np.asarray(jax.vmap(target.log_density)(every), np.float64)
+    log_density = np.asarray(jax.jit(jax.vmap(target.log_density))(every), np.float64)
     spins = 2 * np.asarray(every) - 1
     sites = np.arange(9).reshape(3, 3)
     J = np.zeros((9, 9))
@@ -192,7 +194,7 @@ def test_ising_log_normalizer_of_a_large_lattice_is_kaufmans():
 def test_ising_draws_have_the_frequencies_of_all_states():
     n = 50_000
     exact, wrong = (
-        np.exp(np.asarray(jax.vmap(Ising(3, c).log_density)(states(9)), np.float64))
+        np.exp(np.asarray(jax.jit(jax.vmap(Ising(3, c).log_density))(states(9)), np.float64))
         for c in (0.15, 0.16)
     )
     x = np.asarray(Ising(3, 0.15).sample(random.key(0), n))
@@ -274,7 +276,7 @@ def test_the_synthetic_counts_are_of_1600_cells_and_their_posterior_is_usable():
     assert cox.synthetic_counts().shape == (40, 40)
     assert cox.synthetic_counts().sum() == 113
     f = target.prior.sample(random.key(0), 2)
-    value, slope = jax.vmap(jax.value_and_grad(target.log_density))(f)
+    value, slope = jax.jit(jax.vmap(jax.value_and_grad(target.log_density)))(f)
     assert jnp.isfinite(value).all()
     assert jnp.isfinite(slope).all()
 

@@ -64,7 +64,7 @@ def closed_form(name, x):
 def test_log_normalizer_makes_the_density_that_of_the_law(name):
     target = TARGETS[name]
     x = target.sample(jax.random.key(1), 200)
-    normalized = jax.vmap(target.log_density)(x) - target.log_normalizer
+    normalized = jax.jit(jax.vmap(target.log_density))(x) - target.log_normalizer
     np.testing.assert_allclose(normalized, closed_form(name, x), rtol=2e-4, atol=2e-4)
 
 
@@ -87,7 +87,7 @@ def test_log_normalizer_of_the_funnel_is_the_integral():
     points = np.stack(np.meshgrid(v, u, indexing="ij"), -1).reshape(-1, 2)
     x = points[:, 1] * np.exp(points[:, 0] / 2)  # the width of each slice taken out
     position = {"v": jnp.asarray(points[:, 0]), "x": jnp.asarray(x)[:, None]}
-    log_density = np.asarray(jax.vmap(target.log_density)(position), np.float64)
+    log_density = np.asarray(jax.jit(jax.vmap(target.log_density))(position), np.float64)
     cell = (v[1] - v[0]) * (u[1] - u[0])
     total = np.exp(log_density + points[:, 0] / 2).sum() * cell
     np.testing.assert_allclose(np.log(total), target.log_normalizer, atol=1e-4)
@@ -95,9 +95,9 @@ def test_log_normalizer_of_the_funnel_is_the_integral():
 
 def stein_scores(target, x):
     """Scores of ``E[x_i d log pi / d x_i] = -1`` and ``E[d log pi / d x_i] = 0``."""
-    gradient = jax.vmap(jax.grad(target.log_density))(x)
-    rows = np.asarray(jax.vmap(lambda t: ravel_pytree(t)[0])(x), np.float64)
-    slopes = np.asarray(jax.vmap(lambda t: ravel_pytree(t)[0])(gradient), np.float64)
+    flat = lambda t: ravel_pytree(t)[0]
+    both = jax.jit(jax.vmap(lambda x: (flat(x), flat(jax.grad(target.log_density)(x)))))(x)
+    rows, slopes = (np.asarray(values, np.float64) for values in both)
     checks = np.concatenate([rows * slopes + 1, slopes], axis=1)
     return checks.mean(axis=0) / (checks.std(axis=0, ddof=1) / np.sqrt(len(checks)))
 
@@ -143,11 +143,11 @@ def test_modes_have_their_shares(name):
 def test_the_density_is_highest_at_its_modes(name):
     target = TARGETS[name]
     flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], target.modes))
-    log_density = lambda row: target.log_density(unravel(row))
-    np.testing.assert_allclose(jax.grad(log_density)(flat), np.zeros(len(flat)), atol=1e-3)
+    log_density = jax.jit(lambda row: target.log_density(unravel(row)))
+    np.testing.assert_allclose(jax.jit(jax.grad(log_density))(flat), np.zeros(len(flat)), atol=1e-3)
     steps = 1e-2 * jnp.concatenate([jnp.eye(len(flat)), -jnp.eye(len(flat))])
     if name != "funnel":  # whose mode is so narrow that no float32 step stays on it
-        around = jax.vmap(lambda step: log_density(flat + step))(steps)
+        around = jax.jit(jax.vmap(lambda step: log_density(flat + step)))(steps)
         assert (around < log_density(flat)).all()
 
 

@@ -8,6 +8,8 @@ from models.environments.hypergrid import Hypergrid
 from ppl.environment import check
 from ppl.state_graph import state_graph
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 @pytest.mark.parametrize(("dims", "side"), [(2, 8), (3, 4), (1, 2)])
 def test_it_passes_the_checker(dims, side):

@@ -220,4 +220,4 @@ def test_float64_images_stay_so(x64):
     image = random.normal(KEY, SHAPE, jnp.float64)
     assert operator(image).dtype == jnp.float64
     likelihood = ppl.LinearGaussian(operator, operator(image), 0.1)
-    assert likelihood.mean_given(image, 1.0).dtype == jnp.float64
+    assert jax.eval_shape(likelihood.mean_given, image, 1.0).dtype == jnp.float64
