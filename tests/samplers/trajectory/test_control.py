@@ -42,7 +42,7 @@ class Bent(eqx.Module):
 
 
 NUM_BATCHES, NUM_DIRECTIONS, STEP = 50, 6, 1e-4
-NODES = np.linspace(-6, 6, 41)
+NODES = np.linspace(-6, 6, 25)
 SMALL = {"num_steps": 2, "num_paths": 4000, "scale": 1.0, "network": Bent}
 SAMPLERS = {
     "PIS": PIS(**SMALL),

@@ -55,8 +55,8 @@ def target():
 
 
 def test_draws_have_the_law_of_the_filter_over_paths(target):
-    sampler = samplers.FPSSMC(num_particles=128, num_steps=15, batch_size=2048)
-    draws = ppl.sample(sampler, target, num_samples=2048, progress=False)["x"]
+    sampler = samplers.FPSSMC(num_particles=128, num_steps=15, batch_size=1024)
+    draws = ppl.sample(sampler, target, num_samples=1024, progress=False)["x"]
     resolved = sampler.resolve(target)
     assert g.agrees(draws, filtered(resolved))
     assert not g.agrees(draws, filtered(resolved, fresh=False))

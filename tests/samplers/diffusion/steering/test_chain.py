@@ -17,6 +17,8 @@ from samplers.diffusion.integrate import integrate
 from samplers.diffusion.steering.chain import PlainModel, ReverseChain, plan, why_no_density
 from samplers.smc import feynman_kac as fk
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 NEVER = fk.Resampler(0.0)
 EDM = s.EDM(t_max=20.0)
 
@@ -37,7 +39,7 @@ def name_of(value):
 @pytest.mark.parametrize(
     "solver", [s.DDPM(), s.DPMSolverPP(2, tau=1.0), s.Heun(churn=5.0)], ids=name_of
 )
-def test_without_potentials_it_is_the_solver_to_the_last_digit(solver, unoptimized):
+def test_without_potentials_it_is_the_solver_to_the_last_digit(solver):
     prior = s.DiffusionPrior(EDM, toy_mixture.denoise, jnp.zeros(2))
     model = PlainModel(chain(prior, solver))
     table = solver.table(EDM, s.EDMSchedule(), 6)

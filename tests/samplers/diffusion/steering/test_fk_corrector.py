@@ -12,6 +12,8 @@ import two_modes
 from agreement import t_limit
 from samplers.diffusion.steering.fk_corrector import CorrectedModel
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 RUNS = 32
 LIMIT = t_limit(60, RUNS - 1)
 PATHS = {"VP": s.VPLinear(), "VE": s.EDM()}
@@ -32,7 +34,7 @@ class Uncorrected(CorrectedModel):
         return (), jnp.zeros(len(after.x))
 
 
-def scores(name, path, *, corrected=True, n=2000):
+def scores(name, path, *, corrected=True, n=1000):
     law = target(name, PATHS[path])
     model = s.FKCorrector().resolve(law).on_levels(law)
     if not corrected:
@@ -64,7 +66,7 @@ def test_without_the_weights_they_are_not(name):
     assert np.max(scores(name, "VP", corrected=False)[:3]) > 2 * LIMIT
 
 
-def test_a_single_prior_as_it_is_has_nothing_to_correct(unoptimized):
+def test_a_single_prior_as_it_is_has_nothing_to_correct():
     law = two_modes.prior(path=PATHS["VE"])
     model = s.FKCorrector(num_steps=5).resolve(law).on_levels(law)
     particles, log_g = model.start(random.key(0), 4)

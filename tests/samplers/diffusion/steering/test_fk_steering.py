@@ -15,6 +15,8 @@ from agreement import t_limit
 from samplers.diffusion.steering.chain import PlainModel
 from samplers.diffusion.steering.potentials import Difference
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 RUNS = 32
 LIMIT = t_limit(60, RUNS - 1)
 # The linear betas of DDPM, stretched so that 100 steps end in noise.
@@ -67,7 +69,7 @@ def test_so_they_are_with_potentials_that_take_it_back_at_the_end(potential):
     assert np.all(found < LIMIT) or potential == "sum"
 
 
-def test_a_single_particle_is_a_draw_of_the_prior_by_the_same_moves(unoptimized):
+def test_a_single_particle_is_a_draw_of_the_prior_by_the_same_moves():
     target = two_modes.tilted("reward", PATH)
     model = steering(1, 3).resolve(target).on_levels(target)
     plain = PlainModel(model.chain)

@@ -11,6 +11,8 @@ import samplers as s
 import two_modes
 from agreement import t_limit, t_scores
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 RUNS = 32
 LIMIT = t_limit(60, RUNS - 1)
 PATH = s.VPLinear(beta_min=0.01, beta_max=12.0)
@@ -31,13 +33,13 @@ class SoftValue:
 SOFT = SoftValue()
 
 
-def found(sampler, n=500, num_runs=RUNS):
+def found(sampler, n=300, num_runs=RUNS):
     target = two_modes.tilted("reward", PATH)
     model = sampler.resolve(target).on_levels(target)
     return two_modes.runs(random.key(0), model, n, num_runs)
 
 
-def make(kind, num_candidates, num_steps=30, **options):
+def make(kind, num_candidates, num_steps=20, **options):
     return kind(
         num_candidates=num_candidates, num_steps=num_steps, solver=s.ExactReverse(),
         schedule=s.TimeUniform(), **options,

@@ -18,6 +18,8 @@ from samplers.diffusion.chain import at
 from samplers.diffusion.steering.chain import log_normal
 from samplers.diffusion.steering.tds import TDSModel, Twisted
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 RUNS = 32
 LIMIT = t_limit(60, RUNS - 1)
 PATH = s.VPLinear(beta_min=0.01, beta_max=12.0)
@@ -26,7 +28,7 @@ PATH = s.VPLinear(beta_min=0.01, beta_max=12.0)
 def tds(**options):
     # The exact moves are wider than a Gaussian of their own variance would be.
     options = {"solver": s.ExactReverse(), "schedule": s.TimeUniform(), "inflation": 1.3} | options
-    return s.TDS(num_particles=1000, num_steps=50, **options)
+    return s.TDS(num_particles=1000, num_steps=30, **options)
 
 
 def scores(target, truth, *, broken=False, **options):
@@ -60,6 +62,7 @@ def test_so_they_are_for_rewards_with_several_modes(name):
     assert np.all(scores(target, truth, inflation=1.5) < LIMIT)
 
 
+@pytest.mark.slow  # as what weighs by another proposal, below
 def test_without_the_ratio_of_the_moves_they_are_not():
     target, truth = two_modes.tilted("reward", PATH), two_modes.TILTS["reward"][2]
     assert np.max(scores(target, truth, broken=True)) > 2 * LIMIT
@@ -128,12 +131,12 @@ def test_a_steep_likelihood_has_its_evidence_where_whole_steps_overshoot():
     with_steps = lambda whole, said: Steps(
         model.chain, model.rule, model.scale, model.inflation, jnp.asarray(whole), jnp.asarray(said)
     )
-    found = two_modes.runs(random.key(0), with_steps(0.0, 0.0), 2000, RUNS)
+    found = two_modes.runs(random.key(0), with_steps(0.0, 0.0), 1000, RUNS)
     assert np.all(np.abs(two_modes.scores(found, truth)) < LIMIT)
     assert np.abs(np.median(found.log_z) - truth.log_z) < 1
     # What overshoots, and what weighs by another proposal than it drew from.
     for twin in (with_steps(1.0, 1.0), with_steps(0.0, 1.0)):
-        found = two_modes.runs(random.key(0), twin, 2000, RUNS)
+        found = two_modes.runs(random.key(0), twin, 1000, RUNS)
         assert np.abs(np.median(found.log_z) - truth.log_z) > 10
 
 
@@ -170,7 +173,7 @@ def test_softening_adds_to_the_noise_of_an_observation():
     np.testing.assert_allclose(rule.log_psi(x, kappa), 0.9, rtol=1e-5)
 
 
-def test_the_shift_is_the_score_of_the_twist_in_units_of_the_denoised_value(unoptimized):
+def test_the_shift_is_the_score_of_the_twist_in_units_of_the_denoised_value():
     prior = two_modes.prior(path=PATH)
     rule = Twisted(ppl.tilt(prior, two_modes.near_one), jnp.asarray(0.0))
     level = jax.tree.map(jnp.asarray, PATH.level(0.4))
