@@ -57,6 +57,7 @@ FLOOR = -1e5  # of log R in training, in nats
 BATCH = 1024
 KEPT = 0.5  # effective share of the particles that a segment learns from, at least
 FEW = 10  # families, in effect, from which a population can still tell its error
+LIMIT = 4.9  # standard errors by which log Z falls where training does harm
 
 
 class Particle(NamedTuple):
@@ -184,7 +185,10 @@ class SCLD(LearnedSampler):
     Notes
     -----
     Draws are made in independent populations, whose spread gives the error of log Z: resampled
-    particles that descend from few look alike in their weights, and the run says so.
+    particles that descend from few look alike in their weights, and the run says so. It also says
+    where log Z has fallen in training: on a regression of 31 dimensions a loss that only fell, from
+    40 to 2, came with one key to a log Z off by 2.5, where it was off by 8 without training, and
+    with another to one off by 60. The loss is a variance, and knows nothing of the level.
 
     Differences from the paper
     --------------------------
@@ -276,14 +280,26 @@ class SCLD(LearnedSampler):
         )
 
     def notes(self, history: dict[str, np.ndarray]) -> list[str]:
-        families = float(history["families"][-max(1, len(history["families"]) // 4) :].mean())
-        if families >= FEW:
-            return []
-        return [
-            f"the {self.num_particles} particles of a population descend from {families:.1f} at "
-            "its start, in effect: their weights do not show how few are independent, and log Z is "
-            "low by more than its error. Write more num_particles, num_segments or num_updates"
-        ]
+        quarter = max(1, len(history["families"]) // 4)
+        families = float(history["families"][-quarter:].mean())
+        told = []
+        if families < FEW:
+            told.append(
+                f"the {self.num_particles} particles of a population descend from {families:.1f} "
+                "at its start, in effect: their weights do not show how few are independent, and "
+                "log Z is low by more than its error. Write more num_particles, num_segments or "
+                "num_updates"
+            )
+        # The mean weight is unbiased, and so its logarithm low on average, whatever is learned.
+        first, last = history["log_evidence"][:quarter], history["log_evidence"][-quarter:]
+        fall, error = first.mean() - last.mean(), np.hypot(first.std(), last.std()) / quarter**0.5
+        if quarter >= 8 and fall > max(1, LIMIT * error):
+            told.append(
+                f"training made draws worse: log Z of a population fell from {first.mean():.1f} in "
+                f"the first quarter of the updates to {last.mean():.1f} in the last, and it is too "
+                "low rather than too high. Write fewer num_updates or a smaller learning_rate"
+            )
+        return told
 
     # Draws -----------------------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ def learned(method: Callable[..., Any], **options: Any) -> Row:
 
 
 SMALL = {"num_steps": 24, "num_paths": 32, "num_updates": 200}
+PATH = samplers.ReverseKL(reparametrized=True)
 ROWS: dict[str, Row] = {
     "TemperedSMC": smc(num_particles=256),
     "TemperedSMC-1024": smc(num_particles=1024, num_keys=2),
@@ -60,6 +61,9 @@ ROWS: dict[str, Row] = {
     "PIS": learned(samplers.PIS, **SMALL),
     "DDS": learned(samplers.DDS, **SMALL),
     "CMCD": learned(samplers.CMCD, **SMALL),
+    "PIS-path": learned(samplers.PIS, objective=PATH, **SMALL),
+    "DDS-path": learned(samplers.DDS, objective=PATH, **SMALL),
+    "CMCD-path": learned(samplers.CMCD, objective=PATH, **SMALL),
     "SCLD": learned(samplers.SCLD, num_particles=64, num_updates=100),
     "AdjointSampling": learned(samplers.AdjointSampling, num_updates=3000),
 }

@@ -1,17 +1,19 @@
 """What the engine costs beside the denoiser: 20 steps of 4,096 points in the plane, D = 0.
 
-Run by hand: ``python tests/benchmarks/bench_diffusion.py``. It prints microseconds a step, the best
-of many runs, beside those of the scheduler of the same name in ``diffusers`` where that is
-installed, in turns, on one thread each, or both on the GPU where JAX has one; what a longer table
-costs to compile; and the mixture's denoiser against its plain form.
+Run by hand: ``python tests/benchmarks/bench_diffusion.py [synchronous]``. It prints microseconds a
+step, the best of many runs, beside those of the scheduler of the same name in ``diffusers`` where
+that is installed, in turns, on one thread each, or both on the GPU where JAX has one; what a longer
+table costs to compile; and the mixture's denoiser against its plain form.
 
 JAX computes on a thread of its own, which takes some 10 to 60 us a call to wake and to wait for:
 more than some solvers compute. Hence three figures: ten calls that are all waited for at the end,
 which is what a step costs; calls that are waited for one by one; and of these the first at each
-turn, which finds the caches full of what the peer has left.
+turn, which finds the caches full of what the peer has left. ``synchronous`` makes JAX compute on
+the thread that calls, and prints the figures of the solvers alone.
 """
 
 import importlib.util
+import sys
 import time
 
 import jax
@@ -148,6 +150,9 @@ def denoiser(num_modes=25, dimension=2):
 
 
 if __name__ == "__main__":
+    if "synchronous" in sys.argv:
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+        sys.exit(engine())
     longer()
     engine()
     for num_modes, dimension in ((3, 2), (25, 2), (25, 8), (25, 80)):

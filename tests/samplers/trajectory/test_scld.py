@@ -133,9 +133,21 @@ def test_the_variance_is_weighted_by_what_particles_count_after_the_segment():
 
 
 def test_few_families_are_told_of():
-    few = SMALL.notes({"families": np.array([16.0, 2.0, 2.0, 3.0])})
-    assert "descend from 3.0" in few[0]
-    assert not SMALL.notes({"families": np.full(4, 12.0)})
+    log_evidence = np.zeros(4)
+    few = {"families": np.array([16.0, 2.0, 2.0, 3.0]), "log_evidence": log_evidence}
+    assert "descend from 3.0" in SMALL.notes(few)[0]
+    assert not SMALL.notes({"families": np.full(4, 12.0), "log_evidence": log_evidence})
+
+
+@pytest.mark.parametrize(("fall", "told"), [(50.0, True), (2.0, False), (-50.0, False)])
+def test_a_log_z_that_falls_in_training_is_told_of(fall, told):
+    """By more than its noise, whose sd is 4."""
+    noise = 4 * np.random.default_rng(0).normal(size=100)
+    history = {
+        "families": np.full(100, 12.0),
+        "log_evidence": noise - 50 - fall * np.linspace(0, 1, 100),
+    }
+    assert any("training made draws worse" in note for note in SMALL.notes(history)) == told
 
 
 def off_before_and_after(target, scale, num_updates, key):
