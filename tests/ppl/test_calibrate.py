@@ -127,6 +127,14 @@ def test_a_broken_sampler_is_flagged(what):
     assert "To do: " in result.verdict
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("scale", "level"), [(1.1, "low"), (0.9, "high")])
+def test_a_scale_off_by_a_tenth_is_flagged_in_two_hundred_simulations(scale, level):
+    result = calibrated(Known(scale=scale), num_simulations=200)
+    assert result.passed is False
+    assert f"log_density of the draws is too {level}" in result.verdict
+
+
 def test_shift_and_width_are_measured():
     """A Jacobian too many shifts by ``p^(-1/2)`` posterior standard deviations."""
     table = calibrated(Known(jacobian=1.0), num_simulations=100).table
