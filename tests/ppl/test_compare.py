@@ -44,7 +44,10 @@ from ppl.trial import Contestant, Trial
 from ppl.truth import exact_draws, truth_of
 from report_pages import Page
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 QUIET: dict[str, Any] = {"progress": False}
+BUDGET = 10_000
 
 
 def with_prior(target, scale):
@@ -62,7 +65,7 @@ def gaussian():
         "ULA": samplers.ULA(step_size=0.8),
         "prior": samplers.ImportanceSampling(),
     }
-    return ppl.compare(Gaussian(20), entered, budget=20_000, **QUIET)
+    return ppl.compare(Gaussian(20), entered, budget=BUDGET, **QUIET)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +73,7 @@ def two_modes():
     """Without a reference: only the samplers themselves can say who is right."""
     target = with_prior(bimodal(), 10.0)
     entered = {"MALA": samplers.MALA(), "prior": samplers.ImportanceSampling()}
-    return ppl.compare(target, entered, budget=20_000, **QUIET)
+    return ppl.compare(target, entered, budget=BUDGET, **QUIET)
 
 
 # Ranking --------------------------------------------------------------------------------------
@@ -95,7 +98,7 @@ def test_a_biased_sampler_is_not_right_however_fast(gaussian):
     assert row["bias"] > 0.1
     # With a step that biases it by less than the tolerance it is right.
     mild = {"ULA": samplers.ULA(step_size=0.05), "MALA": samplers.MALA()}
-    again = ppl.compare(Gaussian(20), mild, budget=20_000, num_seeds=2, **QUIET)
+    again = ppl.compare(Gaussian(20), mild, budget=BUDGET, num_seeds=2, **QUIET)
     assert again.table.loc["ULA", "right"]
 
 
@@ -128,10 +131,10 @@ def test_the_budget_is_spent_and_not_exceeded(gaussian):
     for name, runs in gaussian.draws.items():
         for draws in runs:
             spent = max(draws.num_evaluations)
-            assert spent <= 20_000
-            assert spent > 20_000 - 2 * draws.num_chains, name
+            assert spent <= BUDGET
+            assert spent > BUDGET - 2 * draws.num_chains, name
             assert draws.run.evaluations["sample"][0] == draws.num_chains * draws.num_samples
-    assert (gaussian.table["evaluations"].dropna() <= 20_000).all()
+    assert (gaussian.table["evaluations"].dropna() <= BUDGET).all()
 
 
 def test_trajectories_of_varying_length_are_cut_where_the_budget_ends():
@@ -167,7 +170,7 @@ def test_nothing_compiles_between_seeds(compilations):
 
 def test_every_sampler_gets_the_same_keys_and_the_same_key_the_same_table(gaussian):
     again = ppl.compare(
-        Gaussian(20), {"walk": samplers.RandomWalk()}, budget=20_000, num_seeds=2, **QUIET
+        Gaussian(20), {"walk": samplers.RandomWalk()}, budget=BUDGET, num_seeds=2, **QUIET
     )
     for a, b in zip(again.draws["walk"], gaussian.draws["walk"], strict=False):
         np.testing.assert_array_equal(a["x"], b["x"])
@@ -369,9 +372,9 @@ def test_a_known_log_z_convicts_a_sampler_that_has_it_wrong():
             return Gaussian(2).log_normalizer + 1
 
     vi = {"VI": samplers.GaussianVI(num_updates=300, learning_rate=0.05)}
-    right = ppl.compare(Gaussian(2), vi, budget=20_000, num_seeds=2, **QUIET)
+    right = ppl.compare(Gaussian(2), vi, budget=BUDGET, num_seeds=2, **QUIET)
     assert right.recommendation.sampler == "VI"
-    off = ppl.compare(OffTarget(num_dims=2), vi, budget=20_000, num_seeds=2, **QUIET)
+    off = ppl.compare(OffTarget(num_dims=2), vi, budget=BUDGET, num_seeds=2, **QUIET)
     assert "its log Z is off by -1.0" in off.table.loc["VI", "why"]
 
 

@@ -12,6 +12,8 @@ from samplers.diffusion.integrate import integrate
 from samplers.diffusion.picard import picard
 from samplers.diffusion.rules import DualFast
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 PATH = s.EDM(t_min=toy_mixture.LAST, t_max=toy_mixture.FIRST)
 
 

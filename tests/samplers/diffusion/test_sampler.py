@@ -10,6 +10,8 @@ import samplers as s
 import toy_mixture
 from samplers.diffusion.sampler import DiffusionSampler
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 
 def prior(path=None):
     return s.DiffusionPrior(path or s.EDM(t_max=20.0), toy_mixture.denoise, jnp.zeros(2))

@@ -73,7 +73,13 @@ def both_ways(kernels, draws):
     return paths, scores, score(kernels, paths), *back, score(kernels, back[0])
 
 
-@pytest.fixture(scope="module", params=SAMPLERS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if "not guided" in name else ())
+        for name in SAMPLERS
+    ],
+)
 def made(request):
     """All that the tests look at, of a sampler whose parameters are random."""
     sampler = SAMPLERS[request.param]
