@@ -186,8 +186,8 @@ class SCLD(LearnedSampler):
     -----
     Draws are made in independent populations, whose spread gives the error of log Z: resampled
     particles that descend from few look alike in their weights, and the run says so. It also says
-    where log Z has fallen in training: on a regression of 31 dimensions a loss that only fell, from
-    40 to 2, came with one key to a log Z off by 2.5, where it was off by 8 without training, and
+    where log Z has fallen in training: on a regression of 31 dimensions a loss that fell from 40 to
+    2 came with one key to a log Z off by 2.5, where it was off by 8 without training, and
     with another to one off by 60. The loss is a variance, and knows nothing of the level.
 
     Differences from the paper
@@ -290,10 +290,15 @@ class SCLD(LearnedSampler):
                 "log Z is low by more than its error. Write more num_particles, num_segments or "
                 "num_updates"
             )
-        # The mean weight is unbiased, and so its logarithm low on average, whatever is learned.
-        first, last = history["log_evidence"][:quarter], history["log_evidence"][-quarter:]
+        # The mean weight is unbiased, and so its logarithm low on average, whatever is learned. A
+        # population without any weight has none.
+        log_evidence = history["log_evidence"][np.isfinite(history["log_evidence"])]
+        quarter = len(log_evidence) // 4
+        if quarter < 8:
+            return told
+        first, last = log_evidence[:quarter], log_evidence[-quarter:]
         fall, error = first.mean() - last.mean(), np.hypot(first.std(), last.std()) / quarter**0.5
-        if quarter >= 8 and fall > max(1, LIMIT * error):
+        if fall > max(1, LIMIT * error):
             told.append(
                 f"training made draws worse: log Z of a population fell from {first.mean():.1f} in "
                 f"the first quarter of the updates to {last.mean():.1f} in the last, and it is too "

@@ -141,13 +141,13 @@ def test_few_families_are_told_of():
 
 @pytest.mark.parametrize(("fall", "told"), [(50.0, True), (2.0, False), (-50.0, False)])
 def test_a_log_z_that_falls_in_training_is_told_of(fall, told):
-    """By more than its noise, whose sd is 4."""
+    """By more than its noise, whose sd is 4; and not by populations that have lost all weight."""
     noise = 4 * np.random.default_rng(0).normal(size=100)
-    history = {
-        "families": np.full(100, 12.0),
-        "log_evidence": noise - 50 - fall * np.linspace(0, 1, 100),
-    }
+    log_evidence = noise - 50 - fall * np.linspace(0, 1, 100)
+    log_evidence[::9] = -np.inf
+    history = {"families": np.full(100, 12.0), "log_evidence": log_evidence}
     assert any("training made draws worse" in note for note in SMALL.notes(history)) == told
+    assert not SMALL.notes({name: x[:24] for name, x in history.items()})  # too few to tell
 
 
 def off_before_and_after(target, scale, num_updates, key):
